@@ -1,0 +1,241 @@
+"""The command ``hub``: parses words, and hands over to the room that does the work.
+
+Imports of the server's rooms and of the folder application happen inside the
+commands, so that a device can install the client without the server's parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
+
+from hub import __version__
+
+if TYPE_CHECKING:
+    from hub.config import Settings
+    from hub.running import RunningHub
+
+OK, FAILED, MISUSED = 0, 1, 2
+INVITE_DAYS = 7
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["folder"]:
+        from hub.folder.cli import main as folder
+
+        return folder(arguments[1:])
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ModuleNotFoundError as exc:
+        if exc.name and exc.name.partition(".")[0] == "hub":
+            raise
+        return _fail(f"{exc.name} is missing; install the server with: pip install 'sync-hub[server]'")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hub", description="A sync hub that orders, keeps and forwards what it cannot read."
+    )
+    parser.add_argument("--version", action="version", version=f"hub {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the hub")
+    serve.add_argument("--host", help="the address to listen on")
+    serve.add_argument("--port", help="the port to listen on; 0 takes any free one")
+    serve.add_argument("--data-dir", help="the folder the hub keeps its data in")
+    serve.set_defaults(command=_serve)
+
+    check = commands.add_parser("check", help="list everything that is wrong with the settings")
+    check.set_defaults(command=_check)
+
+    settings = commands.add_parser("settings", help="print all settings, with their meaning, as a TOML file")
+    settings.set_defaults(command=_settings)
+
+    invite = commands.add_parser("invite", help="make an invitation, for hubs with sign_up = invite")
+    invite.add_argument("--days", type=int, default=INVITE_DAYS, help=f"how long it holds (default {INVITE_DAYS})")
+    invite.set_defaults(command=_invite)
+
+    restored = commands.add_parser(
+        "mark-restored", help="after restoring a backup: tell all devices to compare and refill"
+    )
+    restored.set_defaults(command=_mark_restored)
+
+    pepper = commands.add_parser(
+        "add-pepper", help="add a pepper to the secrets; the next start wraps all address tags"
+    )
+    pepper.set_defaults(command=_add_pepper)
+
+    commands.add_parser("folder", help="keep a folder the same on all your devices (hub folder --help)")
+    return parser
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _loaded(options)
+    return _run(settings, _serve_until_told) if settings else MISUSED
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    print("The settings are fine.")
+    return OK
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from hub.config import render_settings
+
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    print(render_settings(settings), end="")
+    return OK
+
+
+def _invite(options: argparse.Namespace) -> int:
+    async def make(settings: Settings) -> int:
+        from hub.accounts import add_invite
+        from hub.running import open_store
+
+        store = open_store(settings)
+        await store.open()
+        try:
+            print(await add_invite(store, options.days * 86_400.0))
+        finally:
+            await store.close()
+        return OK
+
+    settings = _loaded(options)
+    return _run(settings, make) if settings else MISUSED
+
+
+def _mark_restored(options: argparse.Namespace) -> int:
+    async def mark(settings: Settings) -> int:
+        from hub.running import open_store
+
+        store = open_store(settings)
+        await store.open()
+        try:
+            await store.renew_incarnation()
+        finally:
+            await store.close()
+        print("Marked. Devices will compare what they hold with the hub and append again what is missing.")
+        return OK
+
+    settings = _loaded(options)
+    return _run(settings, mark) if settings else MISUSED
+
+
+def _add_pepper(options: argparse.Namespace) -> int:
+    import secrets
+
+    from hub.secrets import BadSecrets, add_pepper
+
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    try:
+        add_pepper(settings.secrets_path(), secrets.token_bytes)
+    except BadSecrets as exc:
+        return _fail(str(exc))
+    print("Added. Restart the hub: it wraps all address tags before it serves.")
+    return OK
+
+
+# --- serving ---------------------------------------------------------------------------------
+
+
+async def _serve_until_told(settings: Settings) -> int:
+    from hub.running import running_hub
+
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    async with running_hub(settings) as hub:
+        print(_welcome(hub, settings), flush=True)
+        await told.wait()
+        print("Going down: answering what is under way, then telling the devices to come back.", flush=True)
+    return OK
+
+
+def _welcome(hub: RunningHub, settings: Settings) -> str:
+    codes = f"mailed by {settings.smtp_host}" if settings.smtp_host else "printed here, since no mail server is set"
+    who = {
+        "closed": "the first person who signs in; after that nobody new (HUB_SIGN_UP)",
+        "invite": "whoever has an invitation (hub invite)",
+        "allowlist": "the addresses on the allowlist",
+        "open": "everybody",
+    }[settings.sign_up]
+    keys = settings.secrets_path()
+    note = (
+        "made just now; keep a copy apart from your backups"
+        if hub.secrets_made
+        else "keep a copy apart from your backups"
+    )
+    return f"""
+sync-hub {__version__} is up on http://{"localhost" if settings.host == "127.0.0.1" else hub.host}:{hub.port}
+
+  data     {settings.data_dir.resolve()}
+  keys     {keys.resolve()}  ({note})
+  codes    {codes}
+  sign-up  {who}
+
+Try it, in a second terminal:
+
+  hub folder login --hub {hub.url} --email you@example.org
+  hub folder ~/Notes
+
+On the second device the same two commands, with the key code that the first one
+shows. Everything is sealed on the devices; this process cannot read it.
+
+All settings: hub settings     Health: {hub.url}/healthz     Stop: Ctrl-C
+"""
+
+
+# --- small things ----------------------------------------------------------------------------
+
+
+def _loaded(options: argparse.Namespace) -> Settings | None:
+    """The settings, or None after telling every fault."""
+    from hub.config import load
+
+    names = ("host", "port", "data_dir")
+    settings, faults = load(os.environ, None, {name: getattr(options, name, None) for name in names})
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return None if faults else settings
+
+
+def _run(settings: Settings, work: Callable[[Settings], Coroutine[object, object, int]]) -> int:
+    from hub.errors import StoreUnavailable
+    from hub.secrets import BadSecrets
+    from hub.store import SchemaTooNew
+
+    try:
+        return asyncio.run(work(settings))
+    except (BadSecrets, SchemaTooNew, StoreUnavailable) as exc:
+        return _fail(str(exc))
+    except OSError as exc:
+        return _fail(f"{settings.host}:{settings.port}: {exc.strerror or exc}")
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

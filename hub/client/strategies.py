@@ -1,0 +1,224 @@
+"""What to do when two devices edited the same record, without I/O.
+
+A strategy is a function of one ``Conflict``: the opened value both edits were made
+on, this device's value, and the one that is in the log already.  It answers
+``MINE``, ``THEIRS``, ``Merged(value)`` or ``MANUAL`` (keep both; a person decides).
+It runs inside a local transaction, so it must be quick, and on every device that
+meets the conflict, so it should depend on nothing but its argument.
+
+The engine settles what is no real conflict (equal values, or only one side
+changed) before it asks, so a strategy never sees those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+
+class _Missing(Enum):
+    MISSING = "MISSING"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = _Missing.MISSING
+"""Stands for no value: the record was deleted, or did not exist."""
+
+
+class Conflict(NamedTuple):
+    """Two edits of one record; each value may be ``MISSING``."""
+
+    key: str
+    base: Any
+    mine: Any
+    theirs: Any
+
+
+class Merged(NamedTuple):
+    """The value that replaces both, and further records to put beside it (by their keys)."""
+
+    value: Any
+    also: Mapping[str, Any] = {}
+
+
+class Verdict(Enum):
+    """The answers that need no new value."""
+
+    MINE = "mine"
+    THEIRS = "theirs"
+    MANUAL = "manual"
+
+
+MINE: Final = Verdict.MINE
+THEIRS: Final = Verdict.THEIRS
+MANUAL: Final = Verdict.MANUAL
+
+Strategy = Callable[[Conflict], Merged | Verdict]
+
+
+def manual(conflict: Conflict) -> Verdict:
+    """Keep both until a person resolves it."""
+    return MANUAL
+
+
+def last_writer_wins(conflict: Conflict) -> Verdict:
+    """The edit that reaches the log last stands; the engine does not even ask the hub to compare."""
+    return MINE
+
+
+def per_field(conflict: Conflict) -> Merged | Verdict:
+    """Merge mappings field by field; a field both changed is taken from mine.
+
+    An edit beats a delete.  Values that are not mappings fall to ``last_writer_wins``.
+    """
+    if (lone := _edit_beats_delete(conflict)) is not None:
+        return lone
+    if not _all(conflict, Mapping):
+        return last_writer_wins(conflict)
+    return Merged(_merge_fields(conflict, {}))
+
+
+def counter_sum(*fields: str) -> Strategy:
+    """Add up what both sides counted: of these fields of a mapping, or without fields of a plain number.
+
+    Other fields are merged as ``per_field`` does.
+    """
+    if not fields:
+        return _sum_plain
+    adders = dict.fromkeys(fields, _sum)
+
+    def strategy(conflict: Conflict) -> Merged | Verdict:
+        if (lone := _edit_beats_delete(conflict)) is not None:
+            return lone
+        if not _all(conflict, Mapping):
+            return last_writer_wins(conflict)
+        return Merged(_merge_fields(conflict, adders))
+
+    return strategy
+
+
+def set_union(conflict: Conflict) -> Merged | Verdict:
+    """Keep what either side added, drop what either side removed; for sets and lists.
+
+    A list keeps the order of theirs, with what mine added behind it.
+    """
+    if (lone := _edit_beats_delete(conflict)) is not None:
+        return lone
+    if _all(conflict, set | frozenset):
+        base = set() if conflict.base is MISSING else conflict.base
+        mine, theirs = conflict.mine, conflict.theirs
+        return Merged((mine & theirs) | (mine - base) | (theirs - base))
+    if _all(conflict, list):
+        return Merged(_merge_lists([] if conflict.base is MISSING else conflict.base, conflict.mine, conflict.theirs))
+    return last_writer_wins(conflict)
+
+
+def three_way_text(conflict: Conflict, fallback: Strategy = manual) -> Merged | Verdict:
+    """Merge texts line by line; where both changed the same lines, ``fallback`` decides about the whole."""
+    if (lone := _edit_beats_delete(conflict)) is not None:
+        return lone
+    if conflict.base is MISSING or not _all(conflict, str):
+        return fallback(conflict)
+    merged = merge_lines(conflict.base, conflict.mine, conflict.theirs)
+    return fallback(conflict) if merged is None else Merged(merged)
+
+
+def merge_lines(base: str, mine: str, theirs: str) -> str | None:
+    """The diff3 merge of three texts by lines; None when both changed the same place differently.
+
+    Two insertions at one place are such a case: no order of them is right.
+    """
+    ours, others = mine.splitlines(keepends=True), theirs.splitlines(keepends=True)
+    lines = base.splitlines(keepends=True)
+    kept_mine, kept_theirs = _kept(lines, ours), _kept(lines, others)
+    merged: list[str] = []
+    b = m = t = 0  # where the next region begins in base, mine and theirs
+    for b_end, m_end, t_end in [*_common(kept_mine, kept_theirs), (len(lines), len(ours), len(others))]:
+        region = _merge_region(lines[b:b_end], ours[m:m_end], others[t:t_end])
+        if region is None:
+            return None
+        merged += region
+        if b_end < len(lines):
+            merged.append(lines[b_end])
+        b, m, t = b_end + 1, m_end + 1, t_end + 1
+    return "".join(merged)
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _edit_beats_delete(conflict: Conflict) -> Verdict | None:
+    if conflict.mine is MISSING:
+        return THEIRS
+    return MINE if conflict.theirs is MISSING else None
+
+
+def _all(conflict: Conflict, kind: Any) -> bool:
+    """Whether the present values are all of this kind; the base may be missing."""
+    sides = (conflict.mine, conflict.theirs) if conflict.base is MISSING else conflict[1:]
+    return all(isinstance(value, kind) for value in sides)
+
+
+def _merge_fields(conflict: Conflict, special: Mapping[str, Callable[[Any, Any, Any], Any]]) -> dict[Any, Any]:
+    base = {} if conflict.base is MISSING else conflict.base
+    mine, theirs = conflict.mine, conflict.theirs
+    merged: dict[Any, Any] = {}
+    for field in [*theirs, *(name for name in mine if name not in theirs)]:
+        merge = special.get(field, _pick)
+        value = merge(base.get(field, MISSING), mine.get(field, MISSING), theirs.get(field, MISSING))
+        if value is not MISSING:
+            merged[field] = value
+    return merged
+
+
+def _pick(base: Any, mine: Any, theirs: Any) -> Any:
+    return theirs if mine == base else mine
+
+
+def _sum(base: Any, mine: Any, theirs: Any) -> Any:
+    if not all(value is MISSING or _is_number(value) for value in (base, mine, theirs)):
+        return _pick(base, mine, theirs)
+    start = 0 if base is MISSING else base
+    return start + sum(value - start for value in (mine, theirs) if value is not MISSING)
+
+
+def _sum_plain(conflict: Conflict) -> Merged | Verdict:
+    if (lone := _edit_beats_delete(conflict)) is not None:
+        return lone
+    if not all(_is_number(value) for value in (conflict.mine, conflict.theirs)):
+        return last_writer_wins(conflict)
+    return Merged(_sum(conflict.base, conflict.mine, conflict.theirs))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _merge_lists(base: list[Any], mine: list[Any], theirs: list[Any]) -> list[Any]:
+    # Elements may be unhashable, so membership is looked up in the lists themselves.
+    kept = [item for item in theirs if item in mine or item not in base]
+    return kept + [item for item in mine if item not in base and item not in theirs]
+
+
+def _kept(base: list[str], other: list[str]) -> dict[int, int]:
+    """Which line of ``base`` stands at which line of ``other``."""
+    blocks = SequenceMatcher(None, base, other, autojunk=False).get_matching_blocks()
+    return {a + i: b + i for a, b, size in blocks for i in range(size)}
+
+
+def _common(mine: dict[int, int], theirs: dict[int, int]) -> list[tuple[int, int, int]]:
+    """The lines both sides kept, as (base, mine, theirs), rising in all three."""
+    return [(line, mine[line], theirs[line]) for line in sorted(mine.keys() & theirs.keys())]
+
+
+def _merge_region(base: list[str], mine: list[str], theirs: list[str]) -> list[str] | None:
+    if mine in (base, theirs):
+        return theirs
+    return mine if theirs == base else None

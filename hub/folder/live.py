@@ -1,0 +1,180 @@
+"""``hub folder DIR``: runs the sync, tells the person how it goes, and knows when to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from hub.client import HubClient, Status
+from hub.folder.command import (
+    ALARMED,
+    FAILED,
+    FOR_EVER_S,
+    NOT_IN_TIME,
+    NOT_SIGNED_IN,
+    OK,
+    SIGN_IN,
+    SWITCHED_OFF,
+    opened_client,
+)
+from hub.folder.control import CarryOut, listening
+from hub.folder.disk import Disk
+from hub.folder.home import Home
+from hub.folder.progress import Progress
+from hub.folder.state import State
+from hub.folder.sync import FolderSync
+
+STATUS_EVERY_S = 1.0
+SAID_PHASES = {
+    "synced": "In step.",
+    "offline": "Offline; changes are kept and sent later.",
+    "off": SWITCHED_OFF,
+    "blocked": "The hub does not let this device in.",
+    "signed-out": SIGN_IN,
+}
+HOPELESS_PHASES = {"off", "blocked", "signed-out", "needs-key"}
+
+
+class Terminal:
+    """Tells the person, on standard error, what is worth telling; and other terminals by the home."""
+
+    def __init__(self, home: Home, folder: Path, stream: TextIO, verbose: bool) -> None:
+        self._home = home
+        self._folder = folder
+        self._progress = Progress(stream, stream.isatty())
+        self._verbose = verbose
+        self._phase = ""
+        self._told: set[str] = set()
+        self._written_at = float("-inf")
+        self.trouble: asyncio.Event = asyncio.Event()  # something that waiting does not cure
+
+    def say(self, line: str) -> None:
+        """One plain line."""
+        self._progress.line(line)
+
+    def status(self, status: Status) -> None:
+        """The client's state changed."""
+        now = asyncio.get_running_loop().time()
+        self._progress.update(status.progress.done, status.progress.remaining, now)
+        for alarm in status.alarms:
+            self._tell_once(
+                f"ALARM: {alarm.name}: {alarm.detail}. The hub does not keep to its promises; see the docs."
+            )
+        if status.error:
+            self._tell_once(f"The hub says: {status.error}")
+        if status.phase != self._phase and (self._verbose or status.phase in SAID_PHASES):
+            self.say(SAID_PHASES.get(status.phase, status.phase))
+        if status.alarms or status.phase in HOPELESS_PHASES:
+            self.trouble.set()
+        if status.phase != self._phase or now - self._written_at >= STATUS_EVERY_S:
+            self._written_at = now
+            self._home.say_running(
+                {
+                    "folder": str(self._folder),
+                    "phase": status.phase,
+                    "unsynced": status.unsynced,
+                    "alarms": [f"{alarm.name}: {alarm.detail}" for alarm in status.alarms],
+                }
+            )
+        self._phase = status.phase
+
+    def done(self) -> None:
+        """Nothing more comes."""
+        self._progress.clear()
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.say(line)
+
+
+async def _sync(home: Home, options: argparse.Namespace) -> int:
+    root: Path = options.dir
+    async with _client(home) as client:
+        folder_id = home.join(root)
+        terminal = Terminal(home, root.resolve(), sys.stderr, options.verbose)
+        state = State(home.state_path(folder_id))
+        try:
+            sync = FolderSync(
+                Disk(root, options.max_size * 1_048_576),
+                state,
+                client,
+                folder_id=folder_id,
+                device_name=home.settings().get("device_name", "device"),
+                say=terminal.say,
+            )
+            client.on_status(terminal.status)
+            with _told_to_stop() as told:
+                await sync.begin()
+                await client.start()
+                async with listening(home.path, lambda words, cwd: _carry_out(client, home, words, cwd)):
+                    status = await _until(sync, client, terminal, told, options)
+                # A clean end: what is known to both sides now is remembered.
+                await client.stop()
+                return status
+        finally:
+            terminal.done()
+            state.close()
+            home.stopped()
+
+
+async def _until(
+    sync: FolderSync, client: HubClient, terminal: Terminal, told: asyncio.Event, options: argparse.Namespace
+) -> int:
+    """Sync until done, told to stop, or in trouble; the exit status."""
+    if options.once:
+        work = asyncio.create_task(sync.in_step(options.timeout or FOR_EVER_S))
+    else:
+        work = asyncio.create_task(sync.run(told))
+    ends = [work, asyncio.create_task(told.wait()), asyncio.create_task(terminal.trouble.wait())]
+    while True:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if work.done() or told.is_set() or options.once or client.status.phase in HOPELESS_PHASES:
+            break
+        # An alarm stops what it is about; the rest of a live sync goes on.
+        ends = [end for end in ends if not end.done()]
+    told.set()
+    try:
+        return await _ended(work, client, options)
+    finally:
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def _ended(work: asyncio.Task[None], client: HubClient, options: argparse.Namespace) -> int:
+    status = client.status
+    if not work.done() and options.once:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    else:
+        try:
+            await work
+        except TimeoutError:
+            return ALARMED if status.alarms else _fail(f"Not in step within {options.timeout:g} s.", NOT_IN_TIME)
+    if status.alarms:
+        return ALARMED
+    if status.phase in ("signed-out", "needs-key"):
+        return NOT_SIGNED_IN
+    return FAILED if status.phase in HOPELESS_PHASES else OK
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[asyncio.Event]:
+    """Set by Ctrl-C or SIGTERM."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, told.set)
+    try:
+        yield told
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,251 @@
+"""All collections one session follows, without I/O: from store answers and notices to frames.
+
+Each collection has its ``Subscription``, which decides; this room carries the
+decisions out, speaks to the store through the session's desk, and pauses them all
+while the device does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hub.bus import HeadMoved, Witnessed
+from hub.effects import Desk, Effect, ReadPage, ReadStates, ReadWitnesses, Send
+from hub.errors import Refusal
+from hub.store import CollectionState, Page
+from hub.subscription import Deliver, DeliverHead, Read, Step, Subscription
+from hub.terms import Change, CollectionId, DeviceId, Incarnation, Limits, Seq, SpaceId
+from hub.wire import messages as m
+
+Key = tuple[SpaceId, CollectionId]
+
+
+class Following:
+    """The subscriptions of one session."""
+
+    def __init__(
+        self, desk: Desk, limits: Limits, *, device_id: DeviceId, incarnation: Incarnation, heads_only: bool
+    ) -> None:
+        self.paused = False
+        self.failed = False  # a page got no answer; ``read_again`` clears it
+        self._desk = desk
+        self._limits = limits
+        self._device_id = device_id
+        self._incarnation = incarnation
+        self._heads_only = heads_only
+        self._subscriptions: dict[Key, Subscription] = {}
+        self._own_seqs: dict[Key, set[Seq]] = {}
+        self._witnesses_missed: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    # --- beginning and ending ---
+
+    def subscribe(self, message: m.Subscribe) -> list[Effect]:
+        """Follow more collections, or the same from another cursor.  Raises ``Refusal("too_many")``."""
+        space_id = message.space_id
+        keys = {(space_id, cursor.collection_id) for cursor in message.cursors}
+        if len(message.cursors) > self._limits.collections_per_subscribe_max or len(keys) != len(message.cursors):
+            raise Refusal("too_many", "each collection once, within the limit of this hub")
+        if len(self._subscriptions.keys() | keys) > self._limits.subscriptions_per_session_max:
+            raise Refusal("too_many")
+        # Made before the store is asked: a head that moves meanwhile is remembered.
+        opening = [self._open(space_id, cursor) for cursor in message.cursors]
+        return [
+            self._desk.ask(
+                ReadStates(space_id, tuple(cursor.collection_id for cursor in message.cursors)),
+                message.request,
+                lambda states: self._subscribed(message, opening, states),
+                lambda: self._forget_all(opening),
+            )
+        ]
+
+    def unsubscribe(self, message: m.Unsubscribe) -> list[Effect]:
+        """Follow these no more."""
+        for collection_id in message.collection_ids:
+            subscription = self._subscriptions.get((message.space_id, collection_id))
+            if subscription:
+                self._forget(subscription)
+        return [self._desk.send(m.Done(message.request))]
+
+    def leave_space(self, space_id: SpaceId) -> None:
+        """Follow nothing of this space any more."""
+        self._forget_all([each for each in self._subscriptions.values() if each.space_id == space_id])
+
+    def _open(self, space_id: SpaceId, cursor: m.CursorPart) -> Subscription:
+        subscription = Subscription(
+            space_id, cursor.collection_id, live_only=cursor.live_only, heads_only=self._heads_only
+        )
+        if self.paused:
+            subscription.paused()
+        self._subscriptions[space_id, cursor.collection_id] = subscription
+        return subscription
+
+    def _subscribed(
+        self, message: m.Subscribe, opening: Sequence[Subscription], states: Sequence[CollectionState]
+    ) -> list[Effect]:
+        parts: list[m.SubscribedPart] = []
+        effects: list[Effect] = []
+        for cursor, subscription, state in zip(message.cursors, opening, states, strict=True):
+            after = cursor.seq if cursor.incarnation == self._incarnation else 0
+            parts.append(m.SubscribedPart(state.collection_id, state.head, after, state.counter))
+            if self._follows(subscription):
+                effects += self._carry(subscription, subscription.opened(after, state.head))
+                effects.append(self._send_witnesses(message.space_id, state.collection_id))
+        subscribed = m.Subscribed(message.request, message.space_id, self._incarnation, parts)
+        return [self._desk.send(subscribed), *effects]
+
+    def _follows(self, subscription: Subscription) -> bool:
+        return self._subscriptions.get((subscription.space_id, subscription.collection_id)) is subscription
+
+    def _forget_all(self, subscriptions: Sequence[Subscription]) -> list[Effect]:
+        for subscription in subscriptions:
+            self._forget(subscription)
+        return []
+
+    def _forget(self, subscription: Subscription) -> None:
+        if self._follows(subscription):
+            key = (subscription.space_id, subscription.collection_id)
+            del self._subscriptions[key]
+            self._own_seqs.pop(key, None)
+            self._witnesses_missed.discard(key)
+
+    # --- room in the queue ---
+
+    def pause(self) -> None:
+        """The queue is crowded: read nothing more for now."""
+        if not self.paused:
+            self.paused = True
+            for subscription in self._subscriptions.values():
+                subscription.paused()
+
+    def resume(self) -> list[Effect]:
+        """There is room again: go on where each stopped."""
+        self.paused = False
+        effects: list[Effect] = []
+        for key, subscription in list(self._subscriptions.items()):
+            effects += self._carry(subscription, subscription.resumed())
+            if key in self._witnesses_missed:
+                self._witnesses_missed.discard(key)
+                effects.append(self._send_witnesses(*key))
+        return effects
+
+    # --- changes ---
+
+    def head_moved(self, notice: HeadMoved) -> list[Effect]:
+        """A collection has new changes."""
+        subscription = self._subscriptions.get((notice.space_id, notice.collection_id))
+        if subscription is None or notice.incarnation != self._incarnation:
+            return []
+        return self._carry(subscription, subscription.committed(notice.after, notice.head, notice.changes))
+
+    def appended(self, space_id: SpaceId, fresh: Sequence[tuple[CollectionId, Change]]) -> None:
+        """This session appended these; it still holds their bytes."""
+        for collection_id, change in fresh:
+            key = (space_id, collection_id)
+            subscription = self._subscriptions.get(key)
+            if subscription and subscription.delivers and change.seq > subscription.sent:
+                self._own_seqs.setdefault(key, set()).add(change.seq)
+
+    def read_again(self) -> list[Effect]:
+        """Try once more what the store did not answer."""
+        self.failed = False
+        effects: list[Effect] = []
+        for subscription in list(self._subscriptions.values()):
+            effects += self._carry(subscription, subscription.head_seen(subscription.head))
+        return effects
+
+    def _carry(self, subscription: Subscription, steps: Sequence[Step]) -> list[Effect]:
+        """Turn a subscription's steps into effects."""
+        effects: list[Effect] = []
+        for step in steps:
+            match step:
+                case Read():
+                    effects.append(self._read(subscription, step))
+                case Deliver():
+                    effects.append(self._deliver(subscription, step))
+                case DeliverHead(head=head):
+                    part = m.HeadPart(subscription.space_id, subscription.collection_id, head)
+                    effects.append(self._desk.send(m.Heads([part])))
+        return effects
+
+    def _read(self, subscription: Subscription, step: Read) -> Effect:
+        def read(page: Page) -> list[Effect]:
+            if not self._follows(subscription):
+                return []
+            return self._carry(subscription, subscription.read_done(page.changes, page.upto, page.head))
+
+        def failed() -> list[Effect]:
+            subscription.read_failed()
+            self.failed = True
+            return []
+
+        what = ReadPage(subscription.space_id, subscription.collection_id, step.after, step.live_only)
+        return self._desk.ask(what, None, read, failed)
+
+    def _deliver(self, subscription: Subscription, step: Deliver) -> Send:
+        key = (subscription.space_id, subscription.collection_id)
+        own = self._own_seqs.pop(key, set())
+        # The device still holds its own draft until this frame has told it the place.
+        parts = [m.ChangePart(seq, at, b"" if seq in own else sealed) for seq, at, sealed in step.changes]
+        ahead = {seq for seq in own if seq > step.upto}
+        if ahead:
+            self._own_seqs[key] = ahead
+        send = self._desk.send(m.Changes(*key, step.after, step.upto, step.head, parts))
+        return send._replace(changes=len(parts))
+
+    # --- heads ---
+
+    def ask_heads(self, tell: Callable[[list[m.HeadPart]], Send]) -> list[Effect]:
+        """Ask the store where all collections stand, then ``tell`` it: a lost last notice ends here.
+
+        A space the store does not answer for is left out of what is told.
+        """
+        ids_by_space: dict[SpaceId, list[CollectionId]] = {}
+        for space_id, collection_id in self._subscriptions:
+            ids_by_space.setdefault(space_id, []).append(collection_id)
+        left = set(ids_by_space)
+        heads: list[m.HeadPart] = []
+
+        def done(space_id: SpaceId) -> list[Effect]:
+            left.discard(space_id)
+            return [] if left else [tell(heads)]
+
+        def told(space_id: SpaceId, states: Sequence[CollectionState]) -> list[Effect]:
+            effects: list[Effect] = []
+            for state in states:
+                heads.append(m.HeadPart(space_id, state.collection_id, state.head))
+                effects += self._head_seen(space_id, state)
+            return effects + done(space_id)
+
+        if not ids_by_space:
+            return [tell(heads)]
+        return [
+            self._desk.ask(ReadStates(space_id, tuple(ids)), None, partial(told, space_id), partial(done, space_id))
+            for space_id, ids in ids_by_space.items()
+        ]
+
+    def _head_seen(self, space_id: SpaceId, state: CollectionState) -> list[Effect]:
+        subscription = self._subscriptions.get((space_id, state.collection_id))
+        return self._carry(subscription, subscription.head_seen(state.head)) if subscription else []
+
+    # --- witnesses ---
+
+    def witnessed(self, notice: Witnessed) -> list[Effect]:
+        """A device gave a new witness."""
+        key = (notice.space_id, notice.collection_id)
+        if key not in self._subscriptions or notice.device_id == self._device_id:
+            return []
+        if self.paused:
+            self._witnesses_missed.add(key)
+            return []
+        return [self._desk.send(m.Witnesses(*key, [notice.sealed]))]
+
+    def _send_witnesses(self, space_id: SpaceId, collection_id: CollectionId) -> Effect:
+        def answer(witnesses: Sequence[tuple[DeviceId, bytes]]) -> list[Effect]:
+            others = [sealed for device_id, sealed in witnesses if device_id != self._device_id]
+            return [self._desk.send(m.Witnesses(space_id, collection_id, others))] if others else []
+
+        return self._desk.ask(ReadWitnesses(space_id, collection_id), None, answer)

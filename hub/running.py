@@ -1,0 +1,221 @@
+"""Composes a hub from its settings and runs it: the one room with all the keys.
+
+Everything else takes plain arguments and knows promises; here the promises get
+their keepers.  ``hub serve`` and the tests start a hub through the same door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets as random_source
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+from hub import __version__, log
+from hub import secrets as hub_secrets
+from hub.accounts import Accounts, SignUp
+from hub.appender import Appender
+from hub.bus.local import LocalBus
+from hub.config import Settings
+from hub.fanout import Fanout
+from hub.http import Http
+from hub.limiter import CodeLimits, Span
+from hub.mail import Mailer
+from hub.mail.console import ConsoleMailer
+from hub.mail.smtp import SmtpMailer
+from hub.metrics import Metrics
+from hub.server import HubServer
+from hub.services import Services
+from hub.store.sqlite import SqliteStore
+
+UPKEEP_EVERY_S = 60.0
+COMPACT_CHANGES_MAX = 2_000  # in one transaction, so that appends never wait long for it
+DATABASE_FILE = "hub.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningHub:
+    """A hub that serves, and what a caller may want of it."""
+
+    server: HubServer
+    accounts: Accounts
+    store: SqliteStore
+    metrics: Metrics
+    host: str
+    port: int
+    secrets_made: bool  # True on the very first start
+
+    @property
+    def url(self) -> str:
+        """Where a browser or a client on this machine finds it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def open_store(settings: Settings) -> SqliteStore:
+    """The store the settings name, not yet opened."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limits, policy = settings.limits(), settings.policy()
+    return SqliteStore(settings.data_dir / DATABASE_FILE, limits=limits, quota_bytes=policy.quota_bytes)
+
+
+@asynccontextmanager
+async def running_hub(
+    settings: Settings,
+    *,
+    terminal: TextIO = sys.stdout,
+    mailer: Mailer | None = None,
+    code_limits: CodeLimits | None = None,
+    upkeep_every_s: float = UPKEEP_EVERY_S,
+) -> AsyncIterator[RunningHub]:
+    """A hub that serves inside the ``with`` block, and has told every session good-bye after it.
+
+    Raises ``BadSecrets``, ``SchemaTooNew``, ``StoreUnavailable`` or ``OSError`` (port in use) with
+    a sentence, and leaves nothing running.
+    """
+    limits, policy = settings.limits(), settings.policy()
+    store = open_store(settings)
+    await store.open()
+    try:
+        made = not settings.secrets_path().exists()
+        empty = await store.count_accounts() == 0
+        secrets = hub_secrets.load_or_make(settings.secrets_path(), random_source.token_bytes, store_is_empty=empty)
+        log.set_up(form=settings.log_format, level=settings.log_level, key=secrets.internal_key, stream=sys.stderr)
+        metrics = Metrics(version=__version__, python=sys.version.split()[0], started_at=time.time())
+        bus = LocalBus()
+        await bus.open()
+        appender = Appender(store, bus, metrics, wall=time.time)
+        accounts = Accounts(
+            store,
+            bus,
+            mailer or make_mailer(settings, terminal),
+            secrets,
+            policy=policy,
+            limits=limits,
+            sign_up=SignUp(settings.sign_up, settings.allowlist),
+            code_limits=code_limits or CodeLimits(hub=(Span(settings.codes_per_hour, 3_600.0),)),
+            clock=time.time,
+            random=random_source.token_bytes,
+            mailed=metrics.codes.add,
+        )
+        await accounts.open()
+        http = Http(
+            metrics=metrics,
+            store_ping=store.ping,
+            limits=limits,
+            sign_up=settings.sign_up,
+            metrics_for=settings.metrics,
+            trusted_proxies=settings.trusted_proxies if settings.behind_proxy else (),
+            allowed_origins=settings.allowed_origins,
+        )
+        server = HubServer(
+            store=store,
+            bus=bus,
+            services=Services(
+                store=store,
+                bus=bus,
+                accounts=accounts,
+                appender=appender,
+                metrics=metrics,
+                limits=limits,
+                quota_bytes=policy.quota_bytes,
+                wall=time.time,
+            ),
+            fanout=Fanout(bus, sessions_per_account_max=limits.sessions_per_account_max),
+            http=http,
+            metrics=metrics,
+            sign_up=settings.sign_up,
+            limits=limits,
+            policy=policy,
+            sessions_max=settings.sessions_max,
+        )
+        # Devices may dial at once; they are answered when the port's number is known to all.
+        port = await server.listen(settings.host, settings.port, settings.hub_urls, _tls(settings))
+        hub = RunningHub(server, accounts, store, metrics, settings.host, port, made)
+        work = [
+            appender.run(),
+            _every(policy.revocation_recheck_s, server.recheck_revocations),
+            _every(upkeep_every_s, lambda: upkeep(hub, settings)),
+        ]
+        async with _background(work, server, appender):
+            yield hub
+        await accounts.close()
+        await bus.close()
+    finally:
+        await store.close()
+
+
+def make_mailer(settings: Settings, terminal: TextIO) -> Mailer:
+    """SMTP when a server is configured, else the terminal."""
+    if not settings.smtp_host:
+        return ConsoleMailer(terminal, settings.hub_name)
+    return SmtpMailer(
+        settings.smtp_host,
+        settings.smtp_port,
+        security=settings.smtp_security,
+        sender=settings.smtp_from,
+        username=settings.smtp_username,
+        password=settings.smtp_password,
+        hub_name=settings.hub_name,
+    )
+
+
+async def upkeep(hub: RunningHub, settings: Settings) -> None:
+    """What the hub does by itself now and then: compaction, due deletions, forgetting."""
+    now = time.time()
+    await hub.accounts.upkeep(now)
+    await hub.server.note_seen(int(now // 86_400))
+    replaced_before = now - settings.policy().history_window_s
+    while dropped := await hub.store.compact(replaced_before, COMPACT_CHANGES_MAX):
+        hub.metrics.compacted.add(dropped)
+        await asyncio.sleep(0.05)  # let appends through between two rounds
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Call ``work`` for ever, ``seconds`` apart; a failed round is logged and the next one comes."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception as exc:
+            log.get().error("background work failed", exc_info=exc)
+
+
+@asynccontextmanager
+async def _background(work: Sequence[Awaitable[None]], server: HubServer, appender: Appender) -> AsyncIterator[None]:
+    """Run ``work`` beside the block; if any of it dies, so does the block, loudly."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+    owner = asyncio.current_task()
+    assert owner is not None
+
+    def died(task: asyncio.Future[None]) -> None:
+        if not task.cancelled():
+            log.get().error("a background task died; the hub stops", exc_info=task.exception())
+            owner.cancel()
+
+    for task in tasks:
+        task.add_done_callback(died)
+    try:
+        yield
+    finally:
+        server.refuse_new()
+        if not any(task.done() for task in tasks):
+            await appender.drain()
+        await server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,166 @@
+"""The hub's own keys, in one small file beside none of its data.
+
+The file is TOML, mode 0600.  It is made once, whole or not at all, and never over
+an older one: with another pepper no address would be recognised again.  Keep it
+outside the backups of the database, and in a backup of its own; docs/operating.md
+"Secrets".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+SALT_BYTES = 16
+KEY_BYTES = 32
+
+Random = Callable[[int], bytes]
+
+
+class BadSecrets(Exception):
+    """The secrets cannot be used; the text is a sentence for the operator.  Do not start."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """The keys.  None of them opens a person's data."""
+
+    peppers: tuple[bytes, ...]  # 32 bytes each, oldest first: an address tag is made with all of them
+    hub_salt: bytes  # 16 bytes; can never change
+    otp_key: bytes  # 32 bytes; a new one only ends the codes under way
+    internal_key: bytes  # 32 bytes; authenticates what replicas tell one another
+
+    def __repr__(self) -> str:
+        return "Secrets(hidden)"
+
+
+def new_secrets(random: Random) -> Secrets:
+    """Fresh keys from ``random(length)``."""
+    return Secrets((random(KEY_BYTES),), random(SALT_BYTES), random(KEY_BYTES), random(KEY_BYTES))
+
+
+def load(path: Path) -> Secrets:
+    """The secrets in a file.  Raises ``BadSecrets``: missing, readable by others, or damaged."""
+    try:
+        with path.open("rb") as file:
+            _refuse_open_to_others(path, os.fstat(file.fileno()).st_mode)
+            return _parse(file.read().decode())
+    except FileNotFoundError:
+        raise BadSecrets(f"There is no secrets file {path}.") from None
+    except OSError as exc:
+        raise BadSecrets(f"The secrets file {path} cannot be read: {exc.strerror}.") from None
+    except (ValueError, KeyError, TypeError):  # without the cause: it may quote the file
+        raise BadSecrets(f"The secrets file {path} is damaged; restore it from its backup.") from None
+
+
+def make(path: Path, random: Random) -> Secrets:
+    """Fresh secrets in a new file, durable on return.  Raises ``BadSecrets`` and changes nothing when there is one."""
+    secrets = new_secrets(random)
+    partial = _write_beside(path, secrets, random)
+    try:
+        os.link(partial, path)  # unlike a rename, never over an older file
+    except FileExistsError:
+        raise BadSecrets(f"There is a secrets file {path} already.") from None
+    finally:
+        partial.unlink()
+    _sync_folder(path.parent)
+    return secrets
+
+
+def load_or_make(path: Path, random: Random, *, store_is_empty: bool) -> Secrets:
+    """What a start does: load, or make for a store that holds no account yet.
+
+    Raises ``BadSecrets`` when the file is missing and the store is not empty: new
+    secrets would lock every account out of new sign-ins.
+    """
+    if not path.exists():
+        if not store_is_empty:
+            raise BadSecrets(
+                f"There is no secrets file {path}, but the database holds accounts made with one. Restore it from its "
+                "backup; with new secrets nobody could sign in on a new device."
+            )
+        with suppress(BadSecrets):  # another replica may make it at the same moment
+            return make(path, random)
+    return load(path)
+
+
+def add_pepper(path: Path, random: Random) -> Secrets:
+    """The secrets of a file with one more pepper, durable on return; the hub wraps its tags at the next start."""
+    secrets = load(path)
+    secrets = replace(secrets, peppers=(*secrets.peppers, random(KEY_BYTES)))
+    _write_beside(path, secrets, random).replace(path)
+    _sync_folder(path.parent)
+    return secrets
+
+
+def _refuse_open_to_others(path: Path, mode: int) -> None:
+    # Windows keeps no such bits.
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        raise BadSecrets(f"The secrets file {path} is open to others; run: chmod 600 {path}")
+
+
+def _parse(text: str) -> Secrets:
+    table = tomllib.loads(text)
+    peppers = tuple(_bytes(pepper, KEY_BYTES) for pepper in table["peppers"])
+    if not peppers:
+        raise ValueError("no pepper")
+    return Secrets(
+        peppers,
+        _bytes(table["hub_salt"], SALT_BYTES),
+        _bytes(table["otp_key"], KEY_BYTES),
+        _bytes(table["internal_key"], KEY_BYTES),
+    )
+
+
+def _bytes(text: str, length: int) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != length:
+        raise ValueError("wrong length")
+    return value
+
+
+def _render(secrets: Secrets) -> str:
+    peppers = _toml_list([pepper.hex() for pepper in secrets.peppers])
+    return (
+        "# The keys of one sync-hub. Whoever has them and the database can test whether an address is in it.\n"
+        "# Keep them in a backup of their own. Lost, they stop new sign-ins for ever.\n"
+        f"peppers = {peppers}\n"
+        f'hub_salt = "{secrets.hub_salt.hex()}"\n'
+        f'otp_key = "{secrets.otp_key.hex()}"\n'
+        f'internal_key = "{secrets.internal_key.hex()}"\n'
+    )
+
+
+def _toml_list(texts: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+
+
+def _write_beside(path: Path, secrets: Secrets, random: Random) -> Path:
+    """The whole text, synced, in a file next to ``path`` that nobody else can read."""
+    partial = path.with_name(f".{path.name}.{random(8).hex()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(_render(secrets))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink()
+        raise
+    return partial
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

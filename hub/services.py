@@ -1,0 +1,221 @@
+"""Carries out what sessions ask for: from a session's question to the store, the accounts, the bus.
+
+Every store call of the hot path and every account verb passes here with the
+account id taken from the session, never from a message, so no message can name
+another account's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hub.accounts import Accounts, Caller
+from hub.appender import Appender
+from hub.bus import Bus, Witnessed
+from hub.effects import (
+    AppendDrafts,
+    EnrolDevice,
+    KeepWitness,
+    Known,
+    ListSpaces,
+    LookUp,
+    MakeSpace,
+    PassOn,
+    ReadKept,
+    ReadPage,
+    ReadStates,
+    ReadWitnesses,
+    Serve,
+    Served,
+)
+from hub.errors import Refusal
+from hub.metrics import Metrics
+from hub.session import Session
+from hub.store import CollectionState, Device, Page, Store
+from hub.terms import Change, CollectionKey, DeviceId, Limits
+from hub.wire import messages as m
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Where a connection comes from, for limits only; never kept."""
+
+    ip: str
+    origin: str
+
+
+class Services:
+    """What a session may ask for, in one place."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        bus: Bus,
+        accounts: Accounts,
+        appender: Appender,
+        metrics: Metrics,
+        limits: Limits,
+        quota_bytes: int,
+        wall: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._accounts = accounts
+        self._appender = appender
+        self._metrics = metrics
+        self._limits = limits
+        self._quota_bytes = quota_bytes
+        self._wall = wall
+
+    def append(self, what: AppendDrafts, on_done: Callable[[Any], None]) -> None:
+        """Queue drafts for the next batch; ``on_done`` is called with the result or the error."""
+        try:
+            self._appender.submit(what.append, on_done)
+        except Refusal as exc:
+            on_done(exc)
+
+    async def answer(self, what: Any, session: Session, visitor: Visitor) -> Any:
+        """The answer to any question but ``AppendDrafts``, as its class describes it."""
+        match what:
+            case LookUp(device_id=device_id):
+                return await self._look_up(device_id)
+            case EnrolDevice():
+                device = await self._accounts.enrol(
+                    what.message, device_id=what.device_id, signature_ok=what.proof_ok, ip=visitor.ip
+                )
+                return await self._known(device)
+            case Serve(message=message):
+                return await self._serve(message, self._caller(session, visitor), visitor)
+            case MakeSpace(message=message, proof_ok=proof_ok):
+                return await self._accounts.create_space(message, self._require(session, visitor), proof_ok)
+        return await self._about_spaces(what, self._require(session, visitor))
+
+    async def _about_spaces(self, what: Any, caller: Caller) -> Any:
+        match what:
+            case ListSpaces():
+                return await self._store.spaces(caller.account_id)
+            case ReadStates():
+                return await self._states(what, caller)
+            case ReadPage():
+                return await self._page(what, caller)
+            case ReadKept(message=message):
+                return await self._kept(message, caller)
+            case ReadWitnesses(space_id=space_id, collection_id=collection_id):
+                return await self._store.witnesses(CollectionKey(caller.account_id, space_id, collection_id))
+            case KeepWitness(message=message, counter=counter):
+                return await self._keep_witness(message, counter, caller)
+            case PassOn(notice=notice):
+                self._bus.publish(caller.account_id, notice)
+                return None
+        raise AssertionError(f"no service for {type(what).__name__}")
+
+    # --- who ---
+
+    async def _look_up(self, device_id: DeviceId) -> Known | None:
+        device = await self._accounts.authenticate(device_id)
+        return await self._known(device) if device else None
+
+    async def _known(self, device: Device) -> Known:
+        account, spaces = await self._accounts.ready_facts(device)
+        return Known(
+            device=device,
+            spaces=spaces,
+            incarnation=await self._store.incarnation(),
+            server_time=self._wall(),
+            quota_bytes=account.quota_bytes if account.quota_bytes is not None else self._quota_bytes,
+            used_bytes=account.used_bytes,
+            account_deleted_at=account.deleted_at or 0.0,
+        )
+
+    def _caller(self, session: Session, visitor: Visitor) -> Caller | None:
+        facts = session.facts
+        if facts is None:
+            return None
+        device = facts.device
+        return Caller(
+            account_id=device.account_id,
+            device_id=device.device_id,
+            scope=device.scope,
+            app_id=device.app_id,
+            probation_until=device.probation_until,
+            fresh_code_until=facts.fresh_code_until,
+            entered=frozenset(facts.entered),
+            ip=visitor.ip,
+            origin=visitor.origin,
+        )
+
+    def _require(self, session: Session, visitor: Visitor) -> Caller:
+        caller = self._caller(session, visitor)
+        assert caller is not None, "asked before the session was ready"
+        return caller
+
+    # --- account verbs ---
+
+    async def _serve(self, message: m.Message, caller: Caller | None, visitor: Visitor) -> Served:
+        if isinstance(message, m.RequestCode):
+            return Served(
+                await self._accounts.request_code(message, ip=visitor.ip, origin=visitor.origin, caller=caller)
+            )
+        assert caller is not None, "an account verb before auth"
+        match message:
+            case m.Confirm():
+                return Served(m.Done(message.request), await self._accounts.confirm(message, caller))
+            case m.ListDevices():
+                return Served(m.DeviceList(message.request, await self._accounts.list_devices(caller)))
+            case m.RevokeDevices():
+                return Served(await self._accounts.revoke_devices(message, caller))
+            case m.ApproveDevice():
+                return Served(await self._accounts.approve_device(message, caller))
+            case m.DeleteSpace():
+                return Served(await self._accounts.delete_space(message, caller))
+            case m.DeleteAccount():
+                return Served(await self._accounts.delete_account(message, caller))
+            case m.CancelDeletion():
+                return Served(await self._accounts.cancel_deletion(message, caller))
+        raise AssertionError(f"no account verb {type(message).__name__}")
+
+    # --- reading and witnessing ---
+
+    async def _states(self, what: ReadStates, caller: Caller) -> list[CollectionState]:
+        return await self._store.states(caller.account_id, what.space_id, caller.device_id, what.collection_ids)
+
+    async def _page(self, what: ReadPage, caller: Caller) -> Page:
+        page = await self._store.read(
+            CollectionKey(caller.account_id, what.space_id, what.collection_id),
+            what.after,
+            live_only=what.live_only,
+            changes_max=self._limits.page_changes,
+            bytes_max=self._limits.page_bytes,
+        )
+        self._metrics.pages.add()
+        return page
+
+    async def _kept(self, message: m.ReadHistory, caller: Caller) -> tuple[Sequence[Change], bool]:
+        changes, more = await self._store.history(
+            CollectionKey(caller.account_id, message.space_id, message.collection_id),
+            message.record_id,
+            before=message.before,
+            limit=min(message.limit, self._limits.history_changes_max),
+        )
+        return _within(changes, self._limits.queued_bytes_max // 4, more)
+
+    async def _keep_witness(self, message: m.Witness, counter: int, caller: Caller) -> bool:
+        key = CollectionKey(caller.account_id, message.space_id, message.collection_id)
+        kept = await self._store.put_witness(key, caller.device_id, counter, message.witness)
+        if kept:
+            notice = Witnessed(message.space_id, message.collection_id, caller.device_id, message.witness)
+            self._bus.publish(caller.account_id, notice)
+        return kept
+
+
+def _within(changes: Sequence[Change], bytes_max: int, more: bool) -> tuple[Sequence[Change], bool]:
+    """As many of the first changes as fit into ``bytes_max``, at least one; and whether any were left out."""
+    total = 0
+    for count, change in enumerate(changes):
+        total += len(change.sealed)
+        if total > bytes_max and count:
+            return changes[:count], True
+    return changes, more

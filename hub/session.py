@@ -1,0 +1,681 @@
+"""One connection from hello to close, without I/O.
+
+The machine takes in frames, notices, answers and the time, and gives back
+effects: ``Send`` a frame, ``Ask`` the services something, ``Close``.  The shell
+(``server.py``) carries them out and answers each ``Ask`` exactly once through
+``answered``.  The stages, in order, and what may come in each:
+
+    new      hello                      within ``hello_within_s``
+    looking  nothing; the device's key is being looked up
+    greeted  auth, enrol, request_code  within ``auth_within_s``
+    ready    everything else
+    closed   nothing; whatever still arrives is dropped
+
+docs/protocol.md "Handshake" and "Messages" are the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hub import signing
+from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, Notice, SessionOpened, Signalled, Witnessed
+from hub.effects import (
+    AppendDrafts,
+    Close,
+    Desk,
+    Effect,
+    EnrolDevice,
+    KeepWitness,
+    Known,
+    LetIn,
+    ListSpaces,
+    LookUp,
+    MakeSpace,
+    Opened,
+    PassOn,
+    ReadKept,
+    ReadStates,
+    Send,
+    Serve,
+    Served,
+)
+from hub.errors import Closing, Refusal, StoreUnavailable
+from hub.following import Following
+from hub.limiter import TokenBucket
+from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, Space
+from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Kind, Limits, Policy, SpaceId
+from hub.wire import messages as m
+from hub.wire.codec import BadMessage, NotAMessage, UnknownMessage, decode_from_device, encode
+from hub.wire.header import Header, parse_header
+
+ASKS_IN_FLIGHT_MAX = 64  # questions to the services without an answer, per session
+READ_AGAIN_AFTER_S = 1.0  # after a page the store did not answer
+RATE_WARNINGS_MAX = 3  # refusals `rate_limited` in a row before the session is closed
+
+
+_SERVED = (
+    m.RequestCode,
+    m.Confirm,
+    m.ListDevices,
+    m.RevokeDevices,
+    m.ApproveDevice,
+    m.DeleteSpace,
+    m.DeleteAccount,
+    m.CancelDeletion,
+)
+
+
+@dataclass(slots=True)
+class _Handshake:
+    """The raw bytes every proof of this connection is made over."""
+
+    hello: bytes = b""
+    challenge: bytes = b""
+    hub_url: str = ""  # the one of the hub's own URLs the device dialled; known once it has proved itself
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the session knows of itself once it is ready."""
+
+    device: Device
+    following: Following
+    fresh_code_until: float = 0.0
+    entered: dict[SpaceId, int] = field(default_factory=dict)  # key_epoch by space
+
+
+class Session:
+    """The state of one connection.  ``now`` is monotonic seconds; the session keeps no clock."""
+
+    def __init__(
+        self,
+        *,
+        session_id: bytes,
+        hub_urls: Sequence[str],
+        server_nonce: bytes,
+        sign_up: str,
+        limits: Limits,
+        policy: Policy,
+        now: float,
+    ) -> None:
+        self.session_id = session_id
+        self.stage = "new"
+        self.facts: Facts | None = None
+        self._hub_urls = hub_urls
+        self._server_nonce = server_nonce
+        self._sign_up = sign_up
+        self._limits = limits
+        self._policy = policy
+        self._handshake = _Handshake()
+        self._hello: m.Hello | None = None
+        self._known: Known | None = None
+        # Half of the queue is for what was asked for, so that pausing comes well before the end.
+        self._desk = Desk(limits.queued_bytes_max // 2, self._crowded)
+        self._appends_in_flight = 0
+        self._message_bucket = TokenBucket(limits.messages_per_s, limits.messages_burst, now)
+        self._byte_bucket = TokenBucket(limits.bytes_per_s, limits.bytes_burst, now)
+        self._rate_warnings = 0
+        self._heartbeat_s = float(limits.heartbeat_s)
+        self._deadline: float | None = now + policy.hello_within_s  # for hello, then for auth
+        self._auth_deadline = now + policy.auth_within_s
+        self._ping_at: float | None = None
+        self._pong_deadline: float | None = None
+        self._read_again_at = now
+        self._last_sent_at = now
+        self._now = now  # of the call under way; no clock is read
+
+    # --- what the shell tells ---
+
+    def received(self, frame: bytes | str, now: float) -> list[Effect]:
+        """A frame has come."""
+        self._now = now
+        if self.stage == "closed":
+            return []
+        self._pong_deadline = None  # whoever sends is alive
+        if isinstance(frame, str):
+            return self._close("malformed", "text frames have no meaning here")
+        effects = self._charge(frame, now)
+        if effects is not None:
+            return effects
+        try:
+            message = decode_from_device(frame)
+        except NotAMessage as exc:
+            return self._close("malformed", str(exc))
+        except (UnknownMessage, BadMessage) as exc:
+            return self._undecodable(exc)
+        return self._dispatch(message, frame)
+
+    def answered(self, token: int, result: Any, now: float) -> list[Effect]:
+        """The result of an ``Ask``; exceptions become refusals or closings here and nowhere else."""
+        self._now = now
+        waiting = self._desk.waiting.pop(token, None)
+        if waiting is None or self.stage == "closed":
+            return []
+        try:
+            if not isinstance(result, BaseException):
+                return waiting.then(result)
+            effects = waiting.failed() if waiting.failed else []
+            self._read_again_at = now + READ_AGAIN_AFTER_S
+            return effects + self._failed(waiting.request, result)
+        except Closing as exc:
+            return self._end(exc)
+        except Refusal as exc:
+            return [self._refuse(waiting.request, exc)]
+
+    def noticed(self, notice: Notice, now: float) -> list[Effect]:
+        """The bus carries something about this session's account."""
+        self._now = now
+        if self.stage != "ready":
+            return []
+        assert self.facts is not None
+        match notice:
+            case HeadMoved():
+                return self.facts.following.head_moved(notice)
+            case Witnessed():
+                return self.facts.following.witnessed(notice)
+            case Signalled():
+                return self._signalled(notice)
+            case DevicesRevoked(device_ids=ids):
+                return self._close("revoked") if self.facts.device.device_id in ids else []
+            case SessionOpened(device_id=device, session_id=session):
+                mine = device == self.facts.device.device_id
+                return self._close("replaced") if mine and session != self.session_id else []
+            case AccountChanged():
+                return self._account_changed(notice)
+        return []
+
+    def sent(self, count: int, now: float) -> list[Effect]:
+        """``count`` bytes of the queue have left for the socket."""
+        self._now = now
+        self._desk.queued_bytes -= count
+        self._last_sent_at = now
+        if not self._is_paused() or self._desk.queued_bytes > self._limits.queued_bytes_max // 4:
+            return []
+        assert self.facts is not None
+        return self.facts.following.resume()
+
+    def revoked(self) -> list[Effect]:
+        """The store says the device is revoked."""
+        return self._close("revoked") if self.stage != "closed" else []
+
+    def end(self, closing: str) -> list[Effect]:
+        """The shell wants the session closed for a reason of its own."""
+        return self._close(closing) if self.stage != "closed" else []
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes handed out by ``Send`` and not yet reported as sent."""
+        return self._desk.queued_bytes
+
+    def has_room(self) -> bool:
+        """Whether more frames should be read from the socket: a device that does not read is not read either."""
+        return self.queued_bytes <= self._limits.queued_bytes_max and len(self._desk.waiting) < ASKS_IN_FLIGHT_MAX
+
+    # --- time ---
+
+    def timer(self) -> float | None:
+        """When ``timer_fired`` wants to be called next."""
+        if self.stage == "closed":
+            return None
+        stalled_at = self._last_sent_at + self._policy.stalled_within_s if self._is_paused() else None
+        read_again_at = self._read_again_at if self.facts and self.facts.following.failed else None
+        times = (self._deadline, self._ping_at, self._pong_deadline, read_again_at, stalled_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def timer_fired(self, now: float) -> list[Effect]:
+        """Something is due."""
+        self._now = now
+        if self.stage == "closed":
+            return []
+        if self._deadline is not None and now >= self._deadline:
+            return self._close("too_slow")
+        if self._pong_deadline is not None and now >= self._pong_deadline:
+            return self._close("heartbeat_lost")
+        if self._is_paused() and now >= self._last_sent_at + self._policy.stalled_within_s:
+            return self._close("slow_consumer")
+        effects: list[Effect] = []
+        if self.facts and self.facts.following.failed and now >= self._read_again_at:
+            effects += self.facts.following.read_again()
+        if self._ping_at is not None and now >= self._ping_at:
+            self._ping_at = now + self._heartbeat_s
+            effects += self._beat(m.Ping)
+        return effects
+
+    # --- frames ---
+
+    def _charge(self, frame: bytes, now: float) -> list[Effect] | None:
+        """None when the rate allows the frame; otherwise what to do instead of reading it."""
+        wait_s = max(self._message_bucket.take(now), self._byte_bucket.take(now, len(frame)))
+        if wait_s <= 0:
+            self._rate_warnings = 0
+            return None
+        self._rate_warnings += 1
+        if self._rate_warnings > RATE_WARNINGS_MAX:
+            return self._close("rate_limited")
+        try:
+            request = getattr(decode_from_device(frame), "request", None)
+        except ValueError as exc:
+            request = getattr(exc, "request", None)
+        return [self._refuse(request, Refusal("rate_limited", retry_after_s=wait_s))]
+
+    def _undecodable(self, exc: UnknownMessage | BadMessage) -> list[Effect]:
+        if self.stage != "ready":
+            # Nobody is known yet, so nobody is owed an explanation.
+            return self._close("malformed", "not a message for this point of the connection")
+        if isinstance(exc, UnknownMessage):
+            return [self._refuse(exc.request, Refusal("unknown_message"))]
+        return [self._refuse(exc.request, Refusal("bad_request", str(exc)))]
+
+    def _dispatch(self, message: m.Message, frame: bytes) -> list[Effect]:
+        if self.stage == "new":
+            return self._on_hello(message, frame)
+        if self.stage == "looking":
+            return self._close("malformed", "wait for the challenge")
+        if self.stage == "greeted":
+            return self._on_greeted(message)
+        if isinstance(message, m.Ping | m.Pong):
+            return self._beat(m.Pong) if isinstance(message, m.Ping) else []
+        request: int | None = getattr(message, "request", None)
+        try:
+            return self._on_request(message)
+        except Refusal as exc:
+            return [self._refuse(request, exc)]
+
+    def _on_request(self, message: m.Message) -> list[Effect]:
+        if len(self._desk.waiting) >= ASKS_IN_FLIGHT_MAX:
+            raise Refusal("overloaded", retry_after_s=1.0)
+        if isinstance(message, _SERVED):
+            return self._on_served(message)
+        match message:
+            case m.Append():
+                return self._on_append(message)
+            case m.Subscribe():
+                self._require_entered(message.space_id)
+                return self._following().subscribe(message)
+            case m.Unsubscribe():
+                self._require_entered(message.space_id)
+                return self._following().unsubscribe(message)
+            case m.Enter():
+                return self._on_enter(message)
+            case m.CreateSpace():
+                return self._on_create_space(message)
+            case m.Collections():
+                return self._on_collections(message)
+            case m.Witness():
+                return self._on_witness(message)
+            case m.ReadHistory():
+                return self._on_read_history(message)
+            case m.Signal():
+                return self._on_signal(message)
+        raise Refusal("out_of_turn")
+
+    # --- handshake ---
+
+    def _on_hello(self, message: m.Message, frame: bytes) -> list[Effect]:
+        if not isinstance(message, m.Hello) or len(frame) > self._limits.hello_bytes_max:
+            return self._close("malformed", "a connection begins with hello")
+        if PROTOCOL_VERSION not in message.v:
+            return self._close("version")
+        self.stage = "looking"
+        self._hello = message
+        self._handshake.hello = frame
+        return [self._desk.ask(LookUp(message.device_id), None, self._greet)]
+
+    def _greet(self, known: Known | None) -> list[Effect]:
+        self._known = known
+        self.stage = "greeted"
+        self._deadline = self._auth_deadline
+        challenge = encode(
+            m.Challenge(
+                v=PROTOCOL_VERSION,
+                server_nonce=self._server_nonce,
+                features=[],
+                limits={name: getattr(self._limits, name) for name in Limits.__dataclass_fields__},
+                sign_up=self._sign_up,
+            )
+        )
+        self._handshake.challenge = challenge
+        return [*([LetIn()] if known else []), self._desk.send_frame(challenge)]
+
+    def _on_greeted(self, message: m.Message) -> list[Effect]:
+        if isinstance(message, m.Auth):
+            return self._on_auth(message)
+        if isinstance(message, m.Enrol):
+            return self._on_enrol(message)
+        if isinstance(message, m.RequestCode) and message.purpose == "enrol":
+            return [self._desk.ask(Serve(message), message.request, lambda served: [self._desk.send(served.message)])]
+        return self._close("malformed", "prove the device first")
+
+    def _on_auth(self, message: m.Auth) -> list[Effect]:
+        # One answer for unknown, revoked (both are None), wrong signature and wrong URL: nothing else is learnt.
+        known = self._known
+        if known is None:
+            return self._close("auth_failed")
+        if not self._proved(known.device.device_pk, message.signature, "auth"):
+            return self._close("auth_failed")
+        return self._begin(known)
+
+    def _on_enrol(self, message: m.Enrol) -> list[Effect]:
+        assert self._hello is not None
+        proof_ok = self._proved(message.device_pk, message.signature, "enrol")
+        what = EnrolDevice(message, self._hello.device_id, proof_ok)
+        # A slow store must not cost the person the code: the deadline for auth has been met.
+        self._deadline = None
+        return [self._desk.ask(what, message.request, self._begin)]
+
+    def _proved(self, public_key: bytes, signature: bytes, purpose: signing.Purpose) -> bool:
+        hello, challenge = self._handshake.hello, self._handshake.challenge
+        for url in self._hub_urls:
+            if signing.verify(public_key, signature, purpose, url, hello, challenge):
+                self._handshake.hub_url = url
+                return True
+        return False
+
+    def _begin(self, known: Known) -> list[Effect]:
+        assert self._hello is not None
+        device = known.device
+        self.stage = "ready"
+        self._known = known
+        self._deadline = None
+        following = Following(
+            self._desk,
+            self._limits,
+            device_id=device.device_id,
+            incarnation=known.incarnation,
+            heads_only=self._hello.heads_only,
+        )
+        self.facts = Facts(device, following)
+        wanted = self._hello.heartbeat_s or self._limits.heartbeat_s
+        self._heartbeat_s = float(min(max(wanted, self._limits.heartbeat_s_min), self._limits.heartbeat_s_max))
+        self._ping_at = self._now + self._heartbeat_s
+        ready = m.Ready(
+            account_id=device.account_id,
+            incarnation=known.incarnation,
+            server_time=known.server_time,
+            heartbeat_s=int(self._heartbeat_s),
+            scope="account" if device.scope == "account" else "app",
+            app_id=device.app_id,
+            quota_bytes=known.quota_bytes,
+            used_bytes=known.used_bytes,
+            spaces=[_space_info(space) for space in known.spaces if self._sees(space)],
+            probation_until=device.probation_until or 0.0,
+            account_deleted_at=known.account_deleted_at,
+        )
+        return [LetIn(), Opened(device), self._desk.send(ready)]
+
+    # --- spaces ---
+
+    def _sees(self, space: Space) -> bool:
+        device = self._me()
+        return device.scope == "account" or space.app_id == device.app_id
+
+    def _following(self) -> Following:
+        assert self.facts is not None
+        return self.facts.following
+
+    def _me(self) -> Device:
+        assert self.facts is not None
+        return self.facts.device
+
+    def _on_create_space(self, message: m.CreateSpace) -> list[Effect]:
+        device = self._me()
+        if device.scope != "account" and message.app_id != device.app_id:
+            raise Refusal("forbidden")
+        proof_ok = self._space_proved(message.space_pk, message.space_id, message.signature)
+        return [
+            self._desk.ask(
+                MakeSpace(message, proof_ok), message.request, lambda space: self._entered(message.request, {space: 0})
+            )
+        ]
+
+    def _on_enter(self, message: m.Enter) -> list[Effect]:
+        assert self._known is not None
+        if len(message.spaces) > self._limits.spaces_per_enter_max:
+            raise Refusal("too_many")
+        known = {space.space_id for space in self._known.spaces}
+        if all(proof.space_id in known for proof in message.spaces):
+            return self._enter(message, self._known.spaces)
+        # Another device may have made the space since this session began.
+        return [self._desk.ask(ListSpaces(), message.request, lambda spaces: self._enter(message, spaces))]
+
+    def _enter(self, message: m.Enter, spaces: Sequence[Space]) -> list[Effect]:
+        assert self._known is not None
+        self._known = self._known._replace(spaces=spaces)
+        space_by_id = {space.space_id: space for space in spaces if self._sees(space)}
+        entered: dict[Space, int] = {}
+        for proof in message.spaces:
+            space = space_by_id.get(proof.space_id)
+            if space is None:
+                raise Refusal("not_found")
+            if proof.key_epoch < space.key_epoch:
+                raise Refusal("stale_key_epoch")
+            if proof.key_epoch > space.key_epoch or not self._space_proved(
+                space.space_pk, space.space_id, proof.signature
+            ):
+                raise Refusal("bad_space_proof")
+            entered[space] = space.key_epoch
+        return self._entered(message.request, entered)
+
+    def _space_proved(self, space_pk: bytes, space_id: SpaceId, signature: bytes) -> bool:
+        handshake = self._handshake
+        challenge = handshake.challenge + space_id
+        return signing.verify(space_pk, signature, "space", handshake.hub_url, handshake.hello, challenge)
+
+    def _entered(self, request: int, spaces: dict[Space, int]) -> list[Effect]:
+        assert self.facts is not None
+        for space, key_epoch in spaces.items():
+            self.facts.entered[space.space_id] = key_epoch
+        return [self._desk.send(m.Entered(request, [_space_info(space) for space in spaces]))]
+
+    def _require_entered(self, space_id: SpaceId) -> int:
+        """The key_epoch of a space this session holds the proof of."""
+        assert self.facts is not None and self._known is not None
+        if space_id in self.facts.entered:
+            return self.facts.entered[space_id]
+        mine = any(space.space_id == space_id and self._sees(space) for space in self._known.spaces)
+        raise Refusal("no_space_proof" if mine else "not_found")
+
+    # --- following ---
+
+    def _on_collections(self, message: m.Collections) -> list[Effect]:
+        self._require_entered(message.space_id)
+
+        def answer(states: Sequence[CollectionState]) -> list[Effect]:
+            parts = [m.CollectionInfo(s.collection_id, s.head, s.counter) for s in states]
+            return [self._desk.send(m.CollectionList(message.request, message.space_id, parts))]
+
+        return [self._desk.ask(ReadStates(message.space_id, None), message.request, answer)]
+
+    # --- writing ---
+
+    def _on_append(self, message: m.Append) -> list[Effect]:
+        key_epoch = self._require_entered(message.space_id)
+        if len(message.drafts) > self._limits.drafts_per_append_max:
+            raise Refusal("too_many")
+        if self._appends_in_flight >= self._limits.appends_in_flight_max:
+            raise Refusal("overloaded", "wait for the answers to earlier appends", retry_after_s=0.1)
+        judged = [self._judge(sealed, message.space_id, key_epoch) for sealed in message.drafts]
+        drafts = [draft for draft in judged if isinstance(draft, Draft)]
+        if not drafts or (message.atomic and len(drafts) < len(judged)):
+            answers = [Answer(code="atomic_refused") if isinstance(j, Draft) else j for j in judged]
+            return [self._appended(message, answers, 0)]
+        self._appends_in_flight += 1
+        device = self._me()
+        append = Append(device.account_id, message.space_id, device.device_id, drafts, message.atomic)
+        return [
+            self._desk.ask(
+                AppendDrafts(append),
+                message.request,
+                lambda done: self._append_done(message, judged, done),
+                self._append_failed,
+            )
+        ]
+
+    def _judge(self, sealed: bytes, space_id: SpaceId, key_epoch: int) -> Draft | Answer:
+        """The draft, or its refusal when its header does not fit this session."""
+        if len(sealed) > self._limits.draft_bytes_max:
+            return Answer(code="too_large")
+        try:
+            header = parse_header(sealed)
+        except ValueError:
+            return Answer(code="bad_draft")
+        if header.space_id != space_id or header.device_id != self._me().device_id or header.kind not in LOG_KINDS:
+            return Answer(code="bad_draft")
+        if header.key_epoch != key_epoch:
+            return Answer(code="stale_key_epoch" if header.key_epoch < key_epoch else "bad_draft")
+        return Draft(header, sealed)
+
+    def _append_done(self, message: m.Append, judged: Sequence[Draft | Answer], done: Appended) -> list[Effect]:
+        self._appends_in_flight -= 1
+        if done.revoked:
+            raise Closing("revoked")
+        answers = iter(done.answers)
+        self._following().appended(message.space_id, done.fresh)
+        merged = [next(answers) if isinstance(j, Draft) else j for j in judged]
+        return [self._appended(message, merged, done.used_bytes)]
+
+    def _append_failed(self) -> list[Effect]:
+        self._appends_in_flight -= 1
+        return []
+
+    def _appended(self, message: m.Append, answers: Sequence[Answer], used_bytes: int) -> Send:
+        parts = [m.DraftAnswer(a.seq, a.code, a.newest_seq, a.newest_id) for a in answers]
+        return self._desk.send(m.Appended(message.request, message.space_id, parts, used_bytes))
+
+    def _on_witness(self, message: m.Witness) -> list[Effect]:
+        key_epoch = self._require_entered(message.space_id)
+        header = self._witness_header(message, key_epoch)
+        done = m.Done(message.request)
+        # A witness that is not newer than the kept one changes nothing; saying so again is harmless.
+        return [
+            self._desk.ask(KeepWitness(message, header.counter), message.request, lambda _kept: [self._desk.send(done)])
+        ]
+
+    def _witness_header(self, message: m.Witness, key_epoch: int) -> Header:
+        if len(message.witness) > self._limits.witness_bytes_max:
+            raise Refusal("too_large")
+        try:
+            header = parse_header(message.witness)
+        except ValueError as exc:
+            raise Refusal("bad_draft", str(exc)) from exc
+        fits = (
+            header.kind is Kind.WITNESS
+            and header.space_id == message.space_id
+            and header.collection_id == message.collection_id
+            and header.device_id == self._me().device_id
+        )
+        if not fits:
+            raise Refusal("bad_draft")
+        if header.key_epoch != key_epoch:
+            raise Refusal("stale_key_epoch" if header.key_epoch < key_epoch else "bad_draft")
+        return header
+
+    def _on_read_history(self, message: m.ReadHistory) -> list[Effect]:
+        self._require_entered(message.space_id)
+
+        def answer(kept: tuple[Sequence[Change], bool]) -> list[Effect]:
+            changes, more = kept
+            return [self._desk.send(m.History(message.request, [m.ChangePart(*change) for change in changes], more))]
+
+        return [self._desk.ask(ReadKept(message), message.request, answer)]
+
+    # --- witnesses and signals ---
+
+    def _on_signal(self, message: m.Signal) -> list[Effect]:
+        self._require_entered(message.space_id)
+        if len(message.body) > self._limits.signal_bytes_max:
+            raise Refusal("too_large")
+        notice = Signalled(message.space_id, self._me().device_id, message.to, message.body)
+        return [self._desk.ask(PassOn(notice), message.request, lambda _: [])]
+
+    def _signalled(self, notice: Signalled) -> list[Effect]:
+        assert self.facts is not None
+        me = self._me().device_id
+        wanted = notice.from_device != me and notice.to_device in (None, me)
+        # Ephemeral: a session that reads too slowly misses it rather than holding it.
+        if not wanted or self._is_paused() or notice.space_id not in self.facts.entered:
+            return []
+        return [self._desk.send(m.Signal(0, notice.space_id, notice.body, notice.to_device, notice.from_device))]
+
+    # --- account ---
+
+    def _on_served(self, message: m.Message) -> list[Effect]:
+        def answer(served: Served) -> list[Effect]:
+            assert self.facts is not None
+            self.facts.fresh_code_until = max(self.facts.fresh_code_until, served.fresh_code_until)
+            return [self._desk.send(served.message)]
+
+        return [self._desk.ask(Serve(message), getattr(message, "request", None), answer)]
+
+    def _account_changed(self, notice: AccountChanged) -> list[Effect]:
+        assert self.facts is not None and self._known is not None
+        if notice.what == "account_deleted":
+            return self._close("account_deleted")
+        if notice.what == "device_approved" and notice.device_id == self._me().device_id:
+            self.facts.device = replace(self.facts.device, probation_until=None)
+        if notice.what == "space_deleted":
+            self.facts.entered.pop(notice.space_id, None)
+            self._known = self._known._replace(
+                spaces=[space for space in self._known.spaces if space.space_id != notice.space_id]
+            )
+            self.facts.following.leave_space(notice.space_id)
+        return [self._desk.send(m.AccountNotice(notice.what, notice.device_id, notice.space_id, notice.at))]
+
+    # --- small things ---
+
+    def _crowded(self) -> None:
+        if self.facts:
+            self.facts.following.pause()
+
+    def _is_paused(self) -> bool:
+        return self.facts is not None and self.facts.following.paused
+
+    def _beat(self, message: type[m.Ping] | type[m.Pong]) -> list[Effect]:
+        def tell(heads: list[m.HeadPart]) -> Send:
+            if message is m.Ping:
+                # The clock runs from the ping itself, not from the question to a store that may be slow.
+                self._pong_deadline = self._now + self._policy.pong_within_s
+            return self._desk.send(message(heads))
+
+        return self._following().ask_heads(tell)
+
+    def _failed(self, request: int | None, exc: BaseException) -> list[Effect]:
+        if isinstance(exc, Closing):
+            return self._end(exc)
+        if self.stage == "looking":
+            return self._close("internal")
+        if self.stage == "greeted":
+            # Whatever was refused before auth, the device has used its one attempt.
+            self._deadline = self._auth_deadline
+        refusal = _as_refusal(exc)
+        if request is None:
+            return []
+        return [self._refuse(request, refusal)]
+
+    def _refuse(self, request: int | None, refusal: Refusal) -> Send:
+        retry_after_s = refusal.retry_after_s or 0.0
+        send = self._desk.send(m.Refused(request or 0, refusal.code, refusal.message, refusal.retry, retry_after_s))
+        return send._replace(refusal=refusal.code)
+
+    def _close(self, name: str, reason: str = "") -> list[Effect]:
+        return self._end(Closing(name, reason))
+
+    def _end(self, closing: Closing) -> list[Effect]:
+        self.stage = "closed"
+        self._desk.waiting.clear()
+        return [Close(closing.name, closing.code, closing.reason)]
+
+
+def _as_refusal(exc: BaseException) -> Refusal:
+    if isinstance(exc, Refusal):
+        return exc
+    if isinstance(exc, StoreUnavailable):
+        return Refusal("unavailable", retry_after_s=1.0)
+    return Refusal("internal", retry_after_s=1.0)
+
+
+def _space_info(space: Space) -> m.SpaceInfo:
+    return m.SpaceInfo(space.space_id, space.app_id, space.key_epoch, space.used_bytes, space.deleted_at or 0.0)

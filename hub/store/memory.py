@@ -1,0 +1,643 @@
+"""The promises of the store in dictionaries: the model the other keepers are compared with.
+
+It is meant to be obviously right rather than fast.  No method awaits anything, so
+each is one transaction by itself.  Nothing survives the process; ``close`` and
+``open`` keep what is there, as a restart would.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import secrets
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+from hub.errors import Refusal, StoreUnavailable
+from hub.store import (
+    Account,
+    Answer,
+    Append,
+    Appended,
+    Attempt,
+    CollectionState,
+    Device,
+    Draft,
+    Page,
+    Space,
+    Store,
+)
+from hub.terms import (
+    FREEING_KINDS,
+    ID_BYTES,
+    LOG_KINDS,
+    ZERO_ID,
+    AccountId,
+    Change,
+    CollectionId,
+    CollectionKey,
+    DeviceId,
+    Incarnation,
+    Kind,
+    Limits,
+    Policy,
+    RecordId,
+    Seq,
+    SpaceId,
+)
+from hub.wire.header import Header
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+CONTENT = frozenset({Kind.PUT, Kind.DELETE, Kind.DELTA})
+# What a change replaces: live changes of the same record and these kinds.
+REPLACES = {
+    Kind.PUT: CONTENT,
+    Kind.DELETE: CONTENT,
+    Kind.DELTA: frozenset[Kind](),
+    Kind.KEYRING: frozenset({Kind.KEYRING}),
+    Kind.PURGE: frozenset({Kind.PURGE}),
+    Kind.WIPE: frozenset[Kind](),  # it removes everything anyway
+}
+
+
+class _Kept(NamedTuple):
+    change: Change
+    header: Header
+    replaced_at: float | None  # None = live
+
+
+@dataclass
+class _Log:
+    head: Seq = 0
+    used_bytes: int = 0
+    changes: dict[Seq, _Kept] = field(default_factory=dict)  # in seq order
+    records: dict[RecordId, list[Seq]] = field(default_factory=dict)  # the kept changes of each, in seq order
+    counters: dict[DeviceId, int] = field(default_factory=dict)
+    # Of every change ever appended and not wiped, kept or not: its seq and hash.
+    answers: dict[tuple[DeviceId, int], tuple[Seq, bytes]] = field(default_factory=dict)
+    witnesses: dict[DeviceId, tuple[int, bytes]] = field(default_factory=dict)
+
+    def add(self, kept: _Kept) -> None:
+        self.changes[kept.change.seq] = kept
+        self.records.setdefault(kept.header.record_id, []).append(kept.change.seq)
+        self.used_bytes += len(kept.change.sealed)
+
+    def drop(self, seq: Seq) -> None:
+        kept = self.changes.pop(seq)
+        self.records[kept.header.record_id].remove(seq)
+        if not self.records[kept.header.record_id]:
+            del self.records[kept.header.record_id]
+        self.used_bytes -= len(kept.change.sealed)
+
+    def of_record(self, record_id: RecordId) -> list[_Kept]:
+        return [self.changes[seq] for seq in self.records.get(record_id, ())]
+
+    def live(self, record_id: RecordId, kinds: Collection[Kind]) -> list[_Kept]:
+        return [kept for kept in self.of_record(record_id) if kept.replaced_at is None and kept.header.kind in kinds]
+
+
+@dataclass
+class _Space:
+    space: Space
+    created_at: float
+    logs: dict[CollectionId, _Log] = field(default_factory=dict)
+
+    def used_bytes(self) -> int:
+        return sum(log.used_bytes for log in self.logs.values())
+
+    def seen(self) -> Space:
+        return replace(self.space, used_bytes=self.used_bytes())
+
+
+class MemoryStore:
+    """Keeps everything in this process."""
+
+    def __init__(self, *, limits: Limits | None = None, quota_bytes: int | None = None) -> None:
+        self._limits = limits or Limits()
+        self._quota_bytes = Policy().quota_bytes if quota_bytes is None else quota_bytes
+        self._opened = False
+        self._incarnation: Incarnation = secrets.token_bytes(ID_BYTES)
+        self._tag_generation = 0
+        self._accounts: dict[AccountId, Account] = {}
+        self._tags: dict[AccountId, bytes] = {}
+        self._devices: dict[DeviceId, Device] = {}
+        self._spaces: dict[tuple[AccountId, SpaceId], _Space] = {}
+        self._attempts: dict[bytes, Attempt] = {}
+        self._invites: dict[bytes, tuple[float, float | None]] = {}  # expires_at, used_at
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Ready to serve what was there before."""
+        self._opened = True
+
+    async def close(self) -> None:
+        """Answer no more until opened again."""
+        self._opened = False
+
+    async def ping(self) -> None:
+        """Answers while open."""
+        self._must_be_open()
+
+    async def incarnation(self) -> Incarnation:
+        """The name of this life of the log."""
+        self._must_be_open()
+        return self._incarnation
+
+    async def renew_incarnation(self) -> Incarnation:
+        """A new name for it."""
+        self._must_be_open()
+        self._incarnation = secrets.token_bytes(ID_BYTES)
+        return self._incarnation
+
+    def _must_be_open(self) -> None:
+        if not self._opened:
+            raise StoreUnavailable("the store is not open")
+
+    # --- the log ---
+
+    async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
+        """As promised; the batch is one transaction because nothing here awaits."""
+        self._must_be_open()
+        return [self._append(append, now) for append in appends]
+
+    def _append(self, append: Append, now: float) -> Appended:
+        device = self._own_device(append.account_id, append.device_id)
+        if device is None:
+            return Appended([], revoked=True)
+        space = self._spaces.get((append.account_id, append.space_id))
+        if space is None:
+            refused = [Answer(code="not_found") for _ in append.drafts]
+            return Appended(refused, used_bytes=self._used_bytes(append.account_id))
+        before = copy.deepcopy(space.logs) if append.atomic else {}
+        fresh: list[tuple[CollectionId, Change]] = []
+        answers = [self._judge(space, draft, now, fresh) for draft in append.drafts]
+        if append.atomic and any(answer.code for answer in answers):
+            space.logs = before
+            answers = _undone(append, answers, fresh)
+            fresh = []
+        return Appended(answers, fresh, self._used_bytes(append.account_id))
+
+    def _judge(self, space: _Space, draft: Draft, now: float, fresh: list[tuple[CollectionId, Change]]) -> Answer:
+        header = draft.header
+        assert header.kind in LOG_KINDS, "witnesses are not appended"
+        log = space.logs.get(header.collection_id) or _Log()
+        last = log.counters.get(header.device_id, 0)
+        if header.counter <= last:
+            return _first_answer(log, draft)
+        if header.counter > last + 1:
+            return Answer(code="out_of_order")
+        if header.conditional and (conflict := _conflict(log, header)):
+            return conflict
+        if log.head == 0 and len(space.logs) >= self._limits.collections_per_space_max:
+            return Answer(code="too_many")
+        if header.kind not in FREEING_KINDS and self._is_full(space.space.account_id, len(draft.sealed)):
+            return Answer(code="quota_exceeded")
+        space.logs[header.collection_id] = log
+        change = _keep(log, draft, now)
+        fresh.append((header.collection_id, change))
+        return Answer(change.seq)
+
+    def _is_full(self, account_id: AccountId, more_bytes: int) -> bool:
+        own = self._accounts[account_id].quota_bytes
+        quota = self._quota_bytes if own is None else own
+        return self._used_bytes(account_id) + more_bytes > quota
+
+    def _used_bytes(self, account_id: AccountId) -> int:
+        return sum(space.used_bytes() for space in self._spaces_of(account_id))
+
+    def _log(self, key: CollectionKey) -> _Log | None:
+        space = self._spaces.get((key.account_id, key.space_id))
+        return space.logs.get(key.collection_id) if space else None
+
+    async def read(self, key: CollectionKey, after: Seq, *, live_only: bool, changes_max: int, bytes_max: int) -> Page:
+        """As promised."""
+        self._must_be_open()
+        log = self._log(key) or _Log()
+        page: list[Change] = []
+        page_bytes = 0
+        for kept in log.changes.values():
+            if kept.change.seq <= after or (live_only and kept.replaced_at is not None):
+                continue
+            page_bytes += len(kept.change.sealed)
+            if len(page) == changes_max or (page and page_bytes > bytes_max):
+                return Page(page, page[-1].seq, log.head)
+            page.append(kept.change)
+        return Page(page, log.head, log.head)
+
+    async def states(
+        self,
+        account_id: AccountId,
+        space_id: SpaceId,
+        device_id: DeviceId,
+        collection_ids: Collection[CollectionId] | None,
+    ) -> list[CollectionState]:
+        """As promised."""
+        self._must_be_open()
+        space = self._spaces.get((account_id, space_id))
+        logs = space.logs if space else {}
+        asked = logs if collection_ids is None else collection_ids
+        return [_state(collection_id, logs.get(collection_id), device_id) for collection_id in asked]
+
+    async def history(
+        self, key: CollectionKey, record_id: RecordId, *, before: Seq, limit: int
+    ) -> tuple[list[Change], bool]:
+        """As promised."""
+        self._must_be_open()
+        log = self._log(key) or _Log()
+        older = [kept.change for kept in reversed(log.of_record(record_id)) if before == 0 or kept.change.seq < before]
+        return older[:limit], len(older) > limit
+
+    async def put_witness(self, key: CollectionKey, device_id: DeviceId, counter: int, sealed: bytes) -> bool:
+        """As promised."""
+        self._must_be_open()
+        log = self._log(key)
+        if log is None or counter >= 2**63 or self._own_device(key.account_id, device_id) is None:
+            return False
+        if device_id in log.witnesses and counter <= log.witnesses[device_id][0]:
+            return False
+        log.witnesses[device_id] = (counter, sealed)
+        return True
+
+    async def witnesses(self, key: CollectionKey) -> list[tuple[DeviceId, bytes]]:
+        """As promised, by device id."""
+        self._must_be_open()
+        log = self._log(key) or _Log()
+        return [(device_id, sealed) for device_id, (_, sealed) in sorted(log.witnesses.items())]
+
+    async def compact(self, replaced_before: float, limit: int) -> int:
+        """As promised, the longest replaced first."""
+        self._must_be_open()
+        old = [
+            (kept.replaced_at, log, seq)
+            for space in self._spaces.values()
+            for log in space.logs.values()
+            for seq, kept in log.changes.items()
+            if kept.replaced_at is not None and kept.replaced_at < replaced_before
+        ]
+        old.sort(key=lambda entry: entry[0])
+        for _, log, seq in old[:limit]:
+            log.drop(seq)
+        return len(old[:limit])
+
+    # --- spaces ---
+
+    async def create_space(self, space: Space, spaces_max: int, now: float) -> Space:
+        """As promised."""
+        self._must_be_open()
+        if space.account_id not in self._accounts:
+            raise Refusal("not_found")
+        there = self._spaces.get((space.account_id, space.space_id))
+        if there is not None:
+            if there.space.space_pk != space.space_pk:
+                raise Refusal("bad_space_proof")
+            return there.seen()
+        if len(self._spaces_of(space.account_id)) >= spaces_max:
+            raise Refusal("too_many")
+        kept = _Space(replace(space, used_bytes=0, deleted_at=None), now)
+        self._spaces[space.account_id, space.space_id] = kept
+        return kept.seen()
+
+    async def spaces(self, account_id: AccountId) -> list[Space]:
+        """As promised."""
+        self._must_be_open()
+        oldest_first = sorted(self._spaces_of(account_id), key=lambda each: (each.created_at, each.space.space_id))
+        return [space.seen() for space in oldest_first]
+
+    def _spaces_of(self, account_id: AccountId) -> list[_Space]:
+        return [space for (owner, _), space in self._spaces.items() if owner == account_id]
+
+    async def schedule_space_deletion(self, account_id: AccountId, space_id: SpaceId, at: float | None) -> bool:
+        """As promised."""
+        self._must_be_open()
+        space = self._spaces.get((account_id, space_id))
+        if space is None:
+            return False
+        space.space = replace(space.space, deleted_at=at)
+        return True
+
+    async def delete_space(self, account_id: AccountId, space_id: SpaceId) -> bool:
+        """As promised."""
+        self._must_be_open()
+        return self._spaces.pop((account_id, space_id), None) is not None
+
+    # --- accounts and devices ---
+
+    async def add_attempt(self, attempt: Attempt) -> None:
+        """As promised."""
+        self._must_be_open()
+        self._attempts[attempt.attempt_id] = attempt
+
+    async def attempts_since(self, address_tag: bytes, since: float) -> list[float]:
+        """As promised."""
+        self._must_be_open()
+        made = (attempt.created_at for attempt in self._attempts.values() if attempt.address_tag == address_tag)
+        return sorted(at for at in made if at > since)
+
+    async def note_resend(
+        self, attempt_id: bytes, device_pk: bytes, now: float, *, not_before_s: float, sends_max: int
+    ) -> Attempt | None:
+        """As promised."""
+        attempt = self._live_attempt(attempt_id, now)
+        if attempt is None or attempt.device_pk != device_pk:
+            return None
+        if attempt.sends >= sends_max or now - attempt.sent_at < not_before_s:
+            return None
+        return self._put_attempt(replace(attempt, sends=attempt.sends + 1, sent_at=now))
+
+    async def charge_attempt(self, attempt_id: bytes, now: float, tries_max: int) -> Attempt | None:
+        """As promised."""
+        attempt = self._live_attempt(attempt_id, now)
+        if attempt is None or attempt.tries >= tries_max:
+            return None
+        return self._put_attempt(replace(attempt, tries=attempt.tries + 1))
+
+    async def consume_attempt(self, attempt_id: bytes, now: float) -> bool:
+        """As promised."""
+        attempt = self._live_attempt(attempt_id, now)
+        if attempt is None:
+            return False
+        self._put_attempt(replace(attempt, consumed_at=now))
+        return True
+
+    def _live_attempt(self, attempt_id: bytes, now: float) -> Attempt | None:
+        self._must_be_open()
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None or attempt.consumed_at is not None or attempt.expires_at <= now:
+            return None
+        return attempt
+
+    def _put_attempt(self, attempt: Attempt) -> Attempt:
+        self._attempts[attempt.attempt_id] = attempt
+        return attempt
+
+    async def enrol(
+        self,
+        attempt_id: bytes,
+        device: Device,
+        new_account: Account | None,
+        address_tag: bytes,
+        *,
+        per_account_max: int,
+        per_app_max: int,
+        first_only: bool,
+        now: float,
+    ) -> None:
+        """As promised."""
+        attempt = self._live_attempt(attempt_id, now)
+        if attempt is None:
+            raise Refusal("enrol_failed")
+        if new_account is None:
+            if self._tags.get(device.account_id) != address_tag:
+                raise Refusal("enrol_failed")
+        else:
+            self._check_new_account(attempt, new_account, address_tag, first_only=first_only, now=now)
+        self._check_device(device, per_account_max, per_app_max)
+        if new_account is not None:
+            self._accounts[new_account.account_id] = new_account
+            self._tags[new_account.account_id] = address_tag
+            if attempt.invite is not None:
+                self._invites[attempt.invite] = (self._invites[attempt.invite][0], now)
+        self._devices[device.device_id] = device
+        self._put_attempt(replace(attempt, consumed_at=now))
+
+    def _check_new_account(
+        self, attempt: Attempt, account: Account, address_tag: bytes, *, first_only: bool, now: float
+    ) -> None:
+        if account.account_id in self._accounts or address_tag in self._tags.values():
+            raise Refusal("enrol_failed")
+        if first_only and self._accounts:
+            raise Refusal("enrol_failed")
+        if attempt.invite is not None and not self._invite_is_open(attempt.invite, now):
+            raise Refusal("enrol_failed")
+
+    def _check_device(self, device: Device, per_account_max: int, per_app_max: int) -> None:
+        taken = (other.device_pk == device.device_pk for other in self._devices.values())
+        if device.device_id in self._devices or any(taken):
+            raise Refusal("device_exists")
+        others = self._devices_of(device.account_id)
+        of_app = [other for other in others if other.app_id == device.app_id]
+        if len(others) >= per_account_max or len(of_app) >= per_app_max:
+            raise Refusal("too_many")
+
+    async def add_device(self, device: Device, *, per_account_max: int, per_app_max: int) -> None:
+        """As promised."""
+        self._must_be_open()
+        if device.account_id not in self._accounts:
+            raise Refusal("enrol_failed")
+        self._check_device(device, per_account_max, per_app_max)
+        self._devices[device.device_id] = device
+
+    async def find_account(self, address_tag: bytes) -> Account | None:
+        """As promised."""
+        self._must_be_open()
+        for account_id, tag in self._tags.items():
+            if tag == address_tag:
+                return await self.account(account_id)
+        return None
+
+    async def account(self, account_id: AccountId) -> Account | None:
+        """As promised."""
+        self._must_be_open()
+        account = self._accounts.get(account_id)
+        return account and replace(account, used_bytes=self._used_bytes(account_id))
+
+    async def count_accounts(self) -> int:
+        """As promised."""
+        self._must_be_open()
+        return len(self._accounts)
+
+    async def device(self, device_id: DeviceId) -> Device | None:
+        """As promised."""
+        self._must_be_open()
+        return self._devices.get(device_id)
+
+    async def devices(self, account_id: AccountId) -> list[Device]:
+        """As promised."""
+        self._must_be_open()
+        return sorted(self._devices_of(account_id), key=lambda device: (device.enrolled_at, device.device_id))
+
+    def _devices_of(self, account_id: AccountId) -> list[Device]:
+        return [each for each in self._devices.values() if each.account_id == account_id and each.revoked_at is None]
+
+    def _own_device(self, account_id: AccountId, device_id: DeviceId) -> Device | None:
+        device = self._devices.get(device_id)
+        return device if device and device.account_id == account_id and device.revoked_at is None else None
+
+    async def revoke(self, account_id: AccountId, device_ids: Collection[DeviceId], now: float) -> list[DeviceId]:
+        """As promised."""
+        self._must_be_open()
+        revoked = []
+        for device_id in device_ids:
+            device = self._own_device(account_id, device_id)
+            if device is not None:
+                self._devices[device_id] = replace(device, revoked_at=now)
+                revoked.append(device_id)
+        return revoked
+
+    async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
+        """As promised."""
+        self._must_be_open()
+        alive = {device.device_id for device in self._devices.values() if device.revoked_at is None}
+        return set(device_ids) - alive
+
+    async def approve(self, account_id: AccountId, device_id: DeviceId) -> bool:
+        """As promised; a revoked device is no device."""
+        self._must_be_open()
+        device = self._own_device(account_id, device_id)
+        if device is None:
+            return False
+        self._devices[device_id] = replace(device, probation_until=None)
+        return True
+
+    async def note_seen(self, device_ids: Collection[DeviceId], day: int) -> None:
+        """As promised; an earlier day changes nothing."""
+        self._must_be_open()
+        for device_id in device_ids:
+            device = self._devices.get(device_id)
+            if device is not None and device.last_seen_day < day:
+                self._devices[device_id] = replace(device, last_seen_day=day)
+
+    async def schedule_account_deletion(self, account_id: AccountId, at: float | None) -> bool:
+        """As promised."""
+        self._must_be_open()
+        if account_id not in self._accounts:
+            return False
+        self._accounts[account_id] = replace(self._accounts[account_id], deleted_at=at)
+        return True
+
+    async def delete_account(self, account_id: AccountId) -> bool:
+        """As promised; the attempts of its address go with it."""
+        self._must_be_open()
+        if self._accounts.pop(account_id, None) is None:
+            return False
+        tag = self._tags.pop(account_id)
+        self._devices = _without(self._devices, lambda _, device: device.account_id == account_id)
+        self._spaces = _without(self._spaces, lambda key, _: key[0] == account_id)
+        self._attempts = _without(self._attempts, lambda _, attempt: attempt.address_tag == tag)
+        return True
+
+    async def due_deletions(self, now: float) -> tuple[list[AccountId], list[tuple[AccountId, SpaceId]]]:
+        """As promised, the longest due first."""
+        self._must_be_open()
+        accounts = [
+            (each.deleted_at, each.account_id) for each in self._accounts.values() if _due(each.deleted_at, now)
+        ]
+        spaces = [
+            (each.space.deleted_at, key) for key, each in self._spaces.items() if _due(each.space.deleted_at, now)
+        ]
+        return [account_id for _, account_id in sorted(accounts)], [key for _, key in sorted(spaces)]
+
+    async def add_invite(self, token_hash: bytes, expires_at: float) -> None:
+        """As promised; one that is there stays as it is."""
+        self._must_be_open()
+        self._invites.setdefault(token_hash, (expires_at, None))
+
+    async def invite_is_open(self, token_hash: bytes, now: float) -> bool:
+        """As promised."""
+        self._must_be_open()
+        return self._invite_is_open(token_hash, now)
+
+    def _invite_is_open(self, token_hash: bytes, now: float) -> bool:
+        if token_hash not in self._invites:
+            return False
+        expires_at, used_at = self._invites[token_hash]
+        return used_at is None and expires_at > now
+
+    async def rewrap_addresses(self, wrap: Callable[[bytes], bytes], generation: int) -> int:
+        """As promised."""
+        self._must_be_open()
+        if generation <= self._tag_generation:
+            return 0
+        tags = {account_id: wrap(tag) for account_id, tag in self._tags.items()}
+        attempts = {
+            attempt_id: replace(attempt, address_tag=wrap(attempt.address_tag))
+            for attempt_id, attempt in self._attempts.items()
+        }
+        self._tags, self._attempts, self._tag_generation = tags, attempts, generation
+        return len(tags)
+
+    async def forget_attempts(self, created_before: float) -> int:
+        """As promised."""
+        self._must_be_open()
+        attempts = _without(self._attempts, lambda _, attempt: attempt.created_at < created_before)
+        invites = _without(self._invites, lambda _, times: min(times[0], times[1] or times[0]) < created_before)
+        forgotten = len(self._attempts) - len(attempts) + len(self._invites) - len(invites)
+        self._attempts, self._invites = attempts, invites
+        return forgotten
+
+
+def _keep(log: _Log, draft: Draft, now: float) -> Change:
+    """Give the draft the next seq and let it do to the log what its kind says."""
+    header = draft.header
+    for kept in log.live(header.record_id, REPLACES[header.kind]):
+        log.changes[kept.change.seq] = kept._replace(replaced_at=now)
+    if header.kind is Kind.PURGE:
+        _purge(log, header.upto)
+    if header.kind is Kind.WIPE:
+        for seq in list(log.changes):
+            log.drop(seq)
+        log.answers.clear()
+        log.witnesses.clear()
+    log.head += 1
+    change = Change(log.head, int(now * 1000), draft.sealed)
+    log.add(_Kept(change, header, None))
+    log.counters[header.device_id] = header.counter
+    log.answers[header.device_id, header.counter] = (log.head, _hash(draft.sealed))
+    return change
+
+
+def _purge(log: _Log, upto: Seq) -> None:
+    for seq, kept in list(log.changes.items()):
+        if seq <= upto and kept.header.kind is Kind.DELETE and kept.replaced_at is None:
+            log.drop(seq)
+
+
+def _first_answer(log: _Log, draft: Draft) -> Answer:
+    """What a draft with a used counter gets."""
+    known = log.answers.get((draft.header.device_id, draft.header.counter))
+    if known is None:
+        return Answer(code="wiped")
+    seq, hash_ = known
+    return Answer(seq) if hash_ == _hash(draft.sealed) else Answer(code="device_cloned")
+
+
+def _conflict(log: _Log, header: Header) -> Answer | None:
+    """The refusal of a conditional draft whose base is not its record's newest change."""
+    live = log.live(header.record_id, REPLACES[header.kind])
+    newest_seq = live[-1].change.seq if live else 0
+    newest_id = live[-1].header.change_id if live else ZERO_ID
+    return None if newest_id == header.base else Answer(0, "conflict", newest_seq, newest_id)
+
+
+def _undone(append: Append, answers: Iterable[Answer], fresh: Iterable[tuple[CollectionId, Change]]) -> list[Answer]:
+    """The answers of an all-or-nothing append that came to nothing."""
+    taken_back = {(collection_id, change.seq) for collection_id, change in fresh}
+    return [
+        Answer(code="atomic_refused") if (draft.header.collection_id, answer.seq) in taken_back else answer
+        for draft, answer in zip(append.drafts, answers, strict=True)
+    ]
+
+
+def _state(collection_id: CollectionId, log: _Log | None, device_id: DeviceId) -> CollectionState:
+    if log is None:
+        return CollectionState(collection_id, 0, 0)
+    return CollectionState(collection_id, log.head, log.counters.get(device_id, 0))
+
+
+def _due(deleted_at: float | None, now: float) -> bool:
+    return deleted_at is not None and deleted_at <= now
+
+
+def _hash(sealed: bytes) -> bytes:
+    return hashlib.sha256(sealed).digest()[:16]
+
+
+def _without(kept: dict[K, V], unwanted: Callable[[K, V], bool]) -> dict[K, V]:
+    return {key: value for key, value in kept.items() if not unwanted(key, value)}
+
+
+_: type[Store] = MemoryStore

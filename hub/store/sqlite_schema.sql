@@ -1,0 +1,161 @@
+-- The hub's SQLite schema, version 1.  The same tables and columns as schema.sql
+-- at the top level (a test compares them); where the two differ, the reason is here.
+--
+-- Ids are 16 raw bytes.  Times are Unix seconds unless the name says ms or day.
+-- Nothing here opens anything: no key but public ones, no address, no code.
+--
+-- Primary keys prevent the same thing from being kept twice.  Foreign keys prevent
+-- rows that outlive what they belong to: a deletion that forgets a table fails.
+
+-- What the database says of itself: schema_version, incarnation, tag_generation.
+create table hub (
+    key text primary key,
+    value blob not null
+) without rowid;
+
+-- One person's standing with this hub.
+create table account (
+    account_id blob primary key,
+    -- HMAC of the address; unique, so that one address never gets two accounts.
+    address_tag blob not null unique,
+    quota_bytes integer,               -- null = the hub's default
+    used_bytes integer not null default 0,
+    created_day integer not null,
+    deleted_at real                    -- when a delayed deletion takes effect
+) without rowid;
+-- Serves the deletion task: it never looks at accounts that stay.
+create index account_due on account (deleted_at) where deleted_at is not null;
+
+-- One installation holding one Ed25519 key.  A revoked device stays, so that its id is never given again.
+create table device (
+    account_id blob not null references account,
+    device_id blob not null,
+    device_pk blob not null,
+    scope text not null,
+    app_id text not null,
+    enrolled_via text not null,
+    enrolled_at real not null,
+    last_seen_day integer not null,
+    probation_until real,
+    revoked_at real,
+    primary key (account_id, device_id)
+) without rowid;
+-- Prevents one id on two accounts; serves the handshake, which knows only the device.
+create unique index device_by_id on device (device_id);
+-- Prevents one key from being two devices.
+create unique index device_by_key on device (device_pk);
+
+-- One try at proving an address; dropped after a day.
+create table attempt (
+    attempt_id blob primary key,
+    address_tag blob not null,
+    device_pk blob not null,
+    purpose text not null,
+    app_id text not null,
+    created_at real not null,
+    expires_at real not null,
+    invite blob,
+    welcome integer not null,
+    tries integer not null,
+    sends integer not null,
+    sent_at real not null,
+    consumed_at real
+) without rowid;
+-- Serves the limit on codes an address is sent.
+create index attempt_by_address on attempt (address_tag, created_at);
+-- Serves forgetting.
+create index attempt_by_age on attempt (created_at);
+
+-- An invitation to sign up: the hash of its token.  Used by the enrolment that makes an account.
+create table invite (
+    token_hash blob primary key,
+    expires_at real not null,
+    used_at real
+) without rowid;
+
+-- What one app key opens: all of one app's data of one account.
+create table space (
+    account_id blob not null references account,
+    space_id blob not null,
+    app_id text not null,
+    key_epoch integer not null,
+    space_pk blob not null,
+    created_at real not null,
+    used_bytes integer not null default 0,
+    deleted_at real,
+    primary key (account_id, space_id)
+) without rowid;
+-- Serves the deletion task.
+create index space_due on space (deleted_at) where deleted_at is not null;
+
+-- One log: its head.  Below it, other tables name the collection by the short
+-- number, which here is the rowid.
+create table collection (
+    account_id blob not null,
+    number integer primary key,
+    space_id blob not null,
+    collection_id blob not null,
+    head integer not null,
+    foreign key (account_id, space_id) references space
+);
+-- Prevents one collection from having two logs; serves every look-up by name.
+create unique index collection_by_name on collection (account_id, space_id, collection_id);
+
+-- The kept changes.  Clustered by (collection, seq), so catching up reads
+-- neighbours, and an append touches the end of one collection only.
+create table change (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    seq integer not null,
+    kind integer not null,
+    record_id blob not null,
+    change_id blob not null,
+    device_id blob not null,
+    counter integer not null,
+    appended_at_ms integer not null,
+    replaced_at real,                  -- null = live
+    sealed blob not null,
+    primary key (collection, seq)
+) without rowid;
+-- Prevents a draft from being in the log twice; serves the first answer to a retry.
+create unique index change_once on change (collection, device_id, counter);
+-- Serves a cold device: its pages cost what is live, not what was ever written.
+create index change_live on change (collection, seq) where replaced_at is null;
+-- Serves replacing, the conditional base and the young half of a record's history.
+create index change_live_of_record on change (collection, record_id, seq) where replaced_at is null;
+-- Serves the old half of a record's history.  Two halves: each change is in one of them only.
+create index change_replaced_of_record on change (collection, record_id, seq) where replaced_at is not null;
+-- Serves compaction: the oldest replaced first.
+create index change_replaced on change (replaced_at) where replaced_at is not null;
+-- Serves a purge (kind 2 is delete): it looks at tombstones only.
+create index change_tombstone on change (collection, seq) where kind = 2 and replaced_at is null;
+
+-- How many changes a device has appended to a collection.
+create table counter (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    last integer not null,
+    primary key (collection, device_id)
+) without rowid;
+
+-- What is left of a change that was compacted or purged: the answer its retry gets.
+create table receipt (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    counter integer not null,
+    seq integer not null,
+    hash16 blob not null,              -- the first 16 bytes of SHA-256 of the sealed bytes
+    primary key (collection, device_id, counter)
+) without rowid;
+
+-- The newest witness of each device; not part of the log.
+create table witness (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    counter integer not null,
+    sealed blob not null,
+    primary key (collection, device_id)
+) without rowid;

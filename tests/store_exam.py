@@ -1,0 +1,1506 @@
+"""The exam of a store: every promise of ``hub.store`` as a test that any keeper can sit.
+
+A keeper is examined by a class that says how it is made, restarted and searched:
+
+    class TestMyStore(StoreExam):
+        async def make(self, **options): ...
+        async def restart(self, store): ...
+        async def rows(self, store): ...
+
+The bodies of the changes are random bytes: a store is blind and must not mind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hub.errors import Refusal, StoreUnavailable
+from hub.store import Account, Answer, Append, Appended, Attempt, Device, Draft, Page, Space, Store
+from hub.terms import ZERO_ID, Change, CollectionKey, Kind, Limits
+from hub.wire.header import FLAG_CONDITIONAL, SEALED_BYTES_MIN, SUITE, VERSION, Header, parse_header
+
+NOW = 1_750_000_000.0
+DAY = int(NOW // 86_400)
+NO_BOUND = 1 << 40
+NOTES = b"notes-collection"
+PHOTOS = b"photos-collectn."
+
+
+def new_id() -> bytes:
+    return os.urandom(16)
+
+
+def rid(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def sealed(
+    key: CollectionKey,
+    device_id: bytes,
+    counter: int,
+    *,
+    kind: Kind = Kind.PUT,
+    record_id: bytes = ZERO_ID,
+    change_id: bytes | None = None,
+    base: bytes | None = None,
+    upto: int = 0,
+    size: int = SEALED_BYTES_MIN + 48,
+) -> bytes:
+    """A sealed change with a valid header and a random rest.  A given ``base`` makes it conditional."""
+    flags = 0 if base is None else FLAG_CONDITIONAL
+    header = Header(
+        VERSION,
+        SUITE,
+        kind,
+        flags,
+        0,
+        key.space_id,
+        key.collection_id,
+        record_id,
+        change_id or new_id(),
+        device_id,
+        counter,
+        upto.to_bytes(16, "big") if kind is Kind.PURGE else base or ZERO_ID,
+    ).pack()
+    return header + os.urandom(size - len(header))
+
+
+def draft_of(sealed_bytes: bytes) -> Draft:
+    return Draft(parse_header(sealed_bytes), sealed_bytes)
+
+
+class Writer:
+    """One device writing to one space; it counts as a device must."""
+
+    def __init__(self, store: Store, account_id: bytes, space_id: bytes, device_id: bytes) -> None:
+        self.store = store
+        self.account_id = account_id
+        self.space_id = space_id
+        self.device_id = device_id
+        self.counters: dict[bytes, int] = {}
+
+    def key(self, collection_id: bytes = NOTES) -> CollectionKey:
+        return CollectionKey(self.account_id, self.space_id, collection_id)
+
+    def draft(
+        self, record: int = 1, *, collection_id: bytes = NOTES, counter: int | None = None, **header: Any
+    ) -> Draft:
+        """The next draft; only a draft without a given counter counts."""
+        if counter is None:
+            counter = self.counters[collection_id] = self.counters.get(collection_id, 0) + 1
+        kind = header.get("kind", Kind.PUT)
+        record_id = ZERO_ID if kind in (Kind.PURGE, Kind.WIPE) else rid(record)
+        return draft_of(sealed(self.key(collection_id), self.device_id, counter, record_id=record_id, **header))
+
+    def request(self, *drafts: Draft, atomic: bool = False) -> Append:
+        return Append(self.account_id, self.space_id, self.device_id, drafts, atomic)
+
+    async def append(self, *drafts: Draft, atomic: bool = False, now: float = NOW) -> Appended:
+        (appended,) = await self.store.append([self.request(*drafts, atomic=atomic)], now)
+        return appended
+
+    async def answer(self, draft: Draft, now: float = NOW) -> Answer:
+        (answer,) = (await self.append(draft, now=now)).answers
+        return answer
+
+    async def write(self, record: int = 1, *, now: float = NOW, **header: Any) -> Draft:
+        """Append one more draft, which must be accepted."""
+        draft = self.draft(record, **header)
+        answer = await self.answer(draft, now)
+        assert answer.code == "" and answer.seq > 0
+        return draft
+
+    async def put(self, record: int = 1, **header: Any) -> Draft:
+        return await self.write(record, **header)
+
+    async def delete(self, record: int = 1, **header: Any) -> Draft:
+        return await self.write(record, kind=Kind.DELETE, **header)
+
+    async def delta(self, record: int = 1, **header: Any) -> Draft:
+        return await self.write(record, kind=Kind.DELTA, **header)
+
+    async def purge(self, upto: int, **header: Any) -> Draft:
+        return await self.write(kind=Kind.PURGE, upto=upto, **header)
+
+    async def wipe(self, **header: Any) -> Draft:
+        return await self.write(kind=Kind.WIPE, **header)
+
+    async def read(
+        self,
+        after: int = 0,
+        *,
+        collection_id: bytes = NOTES,
+        live_only: bool = False,
+        changes_max: int = 10_000,
+        bytes_max: int = NO_BOUND,
+    ) -> Page:
+        key = self.key(collection_id)
+        return await self.store.read(key, after, live_only=live_only, changes_max=changes_max, bytes_max=bytes_max)
+
+    async def seqs(self, *, live_only: bool = False, collection_id: bytes = NOTES) -> list[int]:
+        page = await self.read(live_only=live_only, collection_id=collection_id)
+        return [change.seq for change in page.changes]
+
+    async def used_bytes(self) -> int:
+        account = await self.store.account(self.account_id)
+        (space,) = await self.store.spaces(self.account_id)
+        assert account is not None
+        assert account.used_bytes == space.used_bytes
+        return account.used_bytes
+
+
+def a_device(account_id: bytes, **fields: Any) -> Device:
+    device = Device(new_id(), account_id, os.urandom(32), "app", "notes.example", "mail", NOW, DAY)
+    return replace(device, **fields)
+
+
+def an_attempt(address_tag: bytes | None = None, **fields: Any) -> Attempt:
+    attempt = Attempt(
+        new_id(), address_tag or os.urandom(32), os.urandom(32), "enrol", "notes.example", NOW, NOW + 600, sent_at=NOW
+    )
+    return replace(attempt, **fields)
+
+
+def a_space(account_id: bytes, **fields: Any) -> Space:
+    return replace(Space(account_id, new_id(), "notes.example", 0, os.urandom(32)), **fields)
+
+
+async def enrol(
+    store: Store,
+    attempt: Attempt,
+    device: Device,
+    new_account: Account | None,
+    *,
+    per_account_max: int = 60,
+    per_app_max: int = 60,
+    first_only: bool = False,
+    now: float = NOW,
+) -> None:
+    await store.enrol(
+        attempt.attempt_id,
+        device,
+        new_account,
+        attempt.address_tag,
+        per_account_max=per_account_max,
+        per_app_max=per_app_max,
+        first_only=first_only,
+        now=now,
+    )
+
+
+async def new_account(store: Store, *, quota_bytes: int | None = None) -> tuple[bytes, Device, Attempt]:
+    """An account with one device, made as a person makes one."""
+    account = Account(new_id(), quota_bytes, 0, DAY)
+    attempt, device = an_attempt(), a_device(account.account_id)
+    await store.add_attempt(attempt)
+    await enrol(store, attempt, device, account)
+    return account.account_id, device, attempt
+
+
+async def new_writer(store: Store, *, quota_bytes: int | None = None) -> Writer:
+    """A device of a new account with one empty space."""
+    account_id, device, _ = await new_account(store, quota_bytes=quota_bytes)
+    space = await store.create_space(a_space(account_id), 50, NOW)
+    return Writer(store, account_id, space.space_id, device.device_id)
+
+
+async def another(writer: Writer) -> Writer:
+    """Another device of the same account and space."""
+    device = a_device(writer.account_id)
+    await writer.store.add_device(device, per_account_max=1_000, per_app_max=1_000)
+    return Writer(writer.store, writer.account_id, writer.space_id, device.device_id)
+
+
+def codes(appended: Appended) -> list[str]:
+    return [answer.code for answer in appended.answers]
+
+
+def opened(changes: Iterable[Change]) -> dict[bytes, list[bytes]]:
+    """What a device holds that read these changes: of each record its last put or delete and the deltas after it."""
+    records: dict[bytes, list[bytes]] = {}
+    for change in changes:
+        header = parse_header(change.sealed)
+        if header.kind is Kind.DELTA:
+            records.setdefault(header.record_id, []).append(header.change_id)
+        else:
+            records[header.record_id] = [header.change_id]
+    return records
+
+
+def mentions(rows: Iterable[Sequence[object]], needle: bytes) -> list[Sequence[object]]:
+    """The rows in which these bytes stand anywhere."""
+    return [row for row in rows if any(isinstance(value, bytes) and needle in value for value in row)]
+
+
+class StoreExam:
+    """Inherit it, say how your keeper is made, and run pytest."""
+
+    async def make(self, *, limits: Limits | None = None, quota_bytes: int = NO_BOUND) -> Store:
+        """A new, empty, open store."""
+        raise NotImplementedError
+
+    async def restart(self, store: Store) -> Store:
+        """Close the store; another one, open, on what it kept."""
+        raise NotImplementedError
+
+    async def rows(self, store: Store) -> list[tuple[object, ...]]:
+        """Every row of every table, whatever tables there are."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        store = await self.make()
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    async def writer(self, store: Store) -> Writer:
+        return await new_writer(store)
+
+    async def sorted_rows(self, store: Store) -> list[str]:
+        return sorted(repr(row) for row in await self.rows(store))
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def test_it_answers_a_ping(self, store: Store) -> None:
+        await store.ping()
+
+    async def test_after_close_every_call_is_unavailable(self) -> None:
+        store = await self.make()
+        writer = await new_writer(store)
+        draft = writer.draft()
+        await store.close()
+        key, account_id, space_id, device_id = writer.key(), writer.account_id, writer.space_id, writer.device_id
+        limits = {"per_account_max": 1, "per_app_max": 1}
+        calls = [
+            store.ping(),
+            store.incarnation(),
+            store.renew_incarnation(),
+            store.append([writer.request(draft)], NOW),
+            store.read(key, 0, live_only=False, changes_max=1, bytes_max=1),
+            store.states(account_id, space_id, device_id, None),
+            store.history(key, rid(1), before=0, limit=1),
+            store.put_witness(key, device_id, 1, b"w"),
+            store.witnesses(key),
+            store.compact(NOW, 1),
+            store.create_space(a_space(account_id), 50, NOW),
+            store.spaces(account_id),
+            store.schedule_space_deletion(account_id, space_id, NOW),
+            store.delete_space(account_id, space_id),
+            store.add_attempt(an_attempt()),
+            store.attempts_since(b"tag", 0),
+            store.note_resend(b"a", b"k", NOW, not_before_s=0, sends_max=1),
+            store.charge_attempt(b"a", NOW, 1),
+            store.consume_attempt(b"a", NOW),
+            enrol(store, an_attempt(), a_device(account_id), None),
+            store.add_device(a_device(account_id), **limits),
+            store.find_account(b"tag"),
+            store.account(account_id),
+            store.count_accounts(),
+            store.device(device_id),
+            store.devices(account_id),
+            store.revoke(account_id, [device_id], NOW),
+            store.revoked_among([device_id]),
+            store.approve(account_id, device_id),
+            store.note_seen([device_id], DAY),
+            store.schedule_account_deletion(account_id, NOW),
+            store.delete_account(account_id),
+            store.due_deletions(NOW),
+            store.add_invite(b"t", NOW),
+            store.invite_is_open(b"t", NOW),
+            store.rewrap_addresses(bytes, 1),
+            store.forget_attempts(NOW),
+        ]
+        for call in calls:
+            with pytest.raises(StoreUnavailable):
+                await call
+
+    async def test_what_was_answered_is_there_after_a_restart(self) -> None:
+        store = await self.make()
+        writer = await new_writer(store)
+        first, second = await writer.put(1), await writer.delta(1)
+        rows, incarnation = await self.sorted_rows(store), await store.incarnation()
+        store = await self.restart(store)
+        writer.store = store
+        assert [change.sealed for change in (await writer.read()).changes] == [first.sealed, second.sealed]
+        assert await self.sorted_rows(store) == rows
+        assert await store.incarnation() == incarnation
+        await store.close()
+
+    async def test_the_log_has_a_name_of_16_bytes_until_it_is_renewed(self, store: Store) -> None:
+        name = await store.incarnation()
+        assert len(name) == 16 and await store.incarnation() == name
+        renewed = await store.renew_incarnation()
+        assert renewed != name and await store.incarnation() == renewed
+
+    async def test_two_stores_have_two_names(self, store: Store) -> None:
+        other = await self.make()
+        assert await other.incarnation() != await store.incarnation()
+        await other.close()
+
+    async def test_a_renewed_name_leaves_the_log_alone(self, store: Store, writer: Writer) -> None:
+        await writer.put()
+        await store.renew_incarnation()
+        assert await writer.seqs() == [1]
+        await writer.put()
+        assert await writer.seqs() == [1, 2]
+
+    # --- order --------------------------------------------------------------------------------
+
+    async def test_seqs_count_from_one_and_the_bytes_come_back_equal(self, writer: Writer) -> None:
+        drafts = [writer.draft(record) for record in range(5)]
+        appended = await writer.append(*drafts, now=NOW + 0.25)
+        assert appended.answers == [Answer(seq) for seq in (1, 2, 3, 4, 5)]
+        expected = [Change(seq, int(NOW * 1000) + 250, draft.sealed) for seq, draft in enumerate(drafts, 1)]
+        assert await writer.read() == Page(expected, 5, 5)
+        assert appended.fresh == [(NOTES, change) for change in expected]
+
+    async def test_each_collection_counts_by_itself(self, writer: Writer) -> None:
+        await writer.append(
+            writer.draft(1),
+            writer.draft(1, collection_id=PHOTOS),
+            writer.draft(2),
+            writer.draft(2, collection_id=PHOTOS),
+        )
+        assert await writer.seqs() == [1, 2]
+        assert await writer.seqs(collection_id=PHOTOS) == [1, 2]
+
+    async def test_the_same_collection_id_in_two_accounts_is_two_logs(self, store: Store, writer: Writer) -> None:
+        stranger = await new_writer(store)
+        await writer.put()
+        assert await stranger.read() == Page([], 0, 0)
+        await stranger.put()
+        assert len((await writer.read()).changes) == 1
+
+    async def test_appenders_at_once_leave_no_gap_and_no_double(self, writer: Writer) -> None:
+        writers = [writer, *[await another(writer) for _ in range(9)]]
+        drafts = [each.draft(number, kind=Kind.DELTA) for number in range(10) for each in writers]
+        by_device = {each.device_id: each for each in writers}
+        answers = await asyncio.gather(*(by_device[draft.header.device_id].answer(draft) for draft in drafts))
+        assert sorted(answer.seq for answer in answers) == list(range(1, 101))
+        kept = {change.seq: change.sealed for change in (await writer.read()).changes}
+        assert kept == {answer.seq: draft.sealed for answer, draft in zip(answers, drafts, strict=True)}
+
+    async def test_a_batch_of_many_requests_is_answered_in_its_order(self, store: Store, writer: Writer) -> None:
+        other, stranger = await another(writer), await new_writer(store)
+        requests = [
+            writer.request(writer.draft(), writer.draft()),
+            stranger.request(stranger.draft()),
+            other.request(other.draft(), other.draft(counter=7)),
+            writer.request(writer.draft()),
+        ]
+        answered = await store.append(requests, NOW)
+        assert [[answer.seq for answer in appended.answers] for appended in answered] == [[1, 2], [1], [3, 0], [4]]
+        assert codes(answered[2]) == ["", "out_of_order"]
+
+    async def test_a_large_batch_is_one_append(self, store: Store, writer: Writer) -> None:
+        writers = [writer, await another(writer)]
+        requests = [each.request(*(each.draft(n, kind=Kind.DELTA) for n in range(256))) for each in writers]
+        answered = await store.append(requests, NOW)
+        assert [answer.seq for appended in answered for answer in appended.answers] == list(range(1, 513))
+        assert await writer.seqs() == list(range(1, 513))
+
+    async def test_a_reader_beside_the_writers_never_sees_a_hole(self, writer: Writer) -> None:
+        writers = [writer, *[await another(writer) for _ in range(4)]]
+        total = 5 * 20
+
+        async def follow() -> int:
+            after = pages = 0
+            while after < total:
+                page = await writer.read(after, changes_max=7)
+                assert [change.seq for change in page.changes] == list(range(after + 1, page.upto + 1))
+                assert page.upto <= page.head
+                after = page.upto
+                pages += 1
+                await asyncio.sleep(0)  # let the writers in, also where a read never waits
+            return pages
+
+        async def write(each: Writer) -> None:
+            for number in range(20):
+                await each.delta(number)
+                await asyncio.sleep(0)
+
+        pages, _ = await asyncio.gather(follow(), asyncio.gather(*map(write, writers)))
+        assert pages >= total / 7
+
+    # --- once ---------------------------------------------------------------------------------
+
+    async def test_a_retry_gets_the_first_answer_and_adds_nothing(self, store: Store, writer: Writer) -> None:
+        drafts = [writer.draft(record) for record in range(3)]
+        first = await writer.append(*drafts)
+        rows = await self.sorted_rows(store)
+        for _ in range(2):
+            again = await writer.append(*drafts, now=NOW + 99)
+            assert again == Appended(first.answers, [], first.used_bytes)
+        assert await self.sorted_rows(store) == rows
+
+    async def test_a_draft_twice_in_one_batch_is_kept_once(self, store: Store, writer: Writer) -> None:
+        draft = writer.draft()
+        first, second = await store.append([writer.request(draft, draft), writer.request(draft)], NOW)
+        assert first.answers == [Answer(1), Answer(1)] and second.answers == [Answer(1)]
+        assert await writer.seqs() == [1]
+
+    async def test_retries_at_once_are_kept_once(self, writer: Writer) -> None:
+        draft = writer.draft()
+        assert set(await asyncio.gather(*(writer.answer(draft) for _ in range(20)))) == {Answer(1)}
+        assert await writer.seqs() == [1]
+
+    async def test_a_retry_gets_the_first_answer_after_a_restart(self) -> None:
+        writer = await new_writer(await self.make())
+        drafts = [writer.draft(1), writer.draft(1), writer.draft(2)]
+        answers = (await writer.append(*drafts)).answers
+        assert await writer.store.compact(NOW + 1, 10) == 1
+        writer.store = await self.restart(writer.store)
+        assert (await writer.append(*drafts)).answers == answers
+        await writer.store.close()
+
+    async def test_a_retry_gets_the_first_answer_after_compaction_and_purge(self, writer: Writer) -> None:
+        put, delete = await writer.put(), await writer.delete()
+        await writer.purge(2)
+        assert await writer.store.compact(NOW + 1, 10) == 1
+        assert await writer.seqs() == [3]
+        assert (await writer.append(put, delete)).answers == [Answer(1), Answer(2)]
+        assert await writer.seqs() == [3]
+
+    async def test_a_retry_is_not_judged_again(self) -> None:
+        """Neither by its base, which has moved, nor by the quota, which is full by now."""
+        writer = await new_writer(await self.make(quota_bytes=2 * SEALED_BYTES_MIN))
+        first = await writer.put(base=ZERO_ID, size=SEALED_BYTES_MIN)
+        await writer.put(size=SEALED_BYTES_MIN)
+        assert await writer.answer(first) == Answer(1)
+        await writer.store.close()
+
+    async def test_other_bytes_under_a_used_counter_are_a_cloned_device(self, store: Store, writer: Writer) -> None:
+        await writer.put()
+        rows = await self.sorted_rows(store)
+        assert await writer.answer(writer.draft(counter=1)) == Answer(code="device_cloned")
+        assert await self.sorted_rows(store) == rows
+
+    async def test_a_cloned_device_is_noticed_after_compaction_and_purge(self, writer: Writer) -> None:
+        await writer.put()
+        await writer.delete()
+        await writer.purge(2)
+        assert await writer.store.compact(NOW + 1, 10) == 1
+        for counter in (1, 2, 3):
+            assert await writer.answer(writer.draft(counter=counter)) == Answer(code="device_cloned")
+
+    async def test_a_skipped_counter_is_out_of_order_and_leaves_no_trace(self, store: Store, writer: Writer) -> None:
+        rows = await self.sorted_rows(store)
+        for counter in (2, 2**63, 2**64 - 1):
+            assert await writer.answer(writer.draft(counter=counter)) == Answer(code="out_of_order")
+        assert await self.sorted_rows(store) == rows
+        await writer.put()
+        assert await writer.answer(writer.draft(counter=3)) == Answer(code="out_of_order")
+        assert await writer.answer(writer.draft(counter=2)) == Answer(2)
+
+    async def test_counters_are_counted_by_device_and_collection(self, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put()
+        await writer.put()
+        assert await other.answer(other.draft(counter=1)) == Answer(3)
+        assert await writer.answer(writer.draft(counter=1, collection_id=PHOTOS)) == Answer(1)
+        assert await writer.answer(writer.draft(counter=3)) == Answer(4)
+
+    async def test_a_refused_draft_uses_no_counter_and_what_was_behind_it_comes_back(self, writer: Writer) -> None:
+        refused = writer.draft(1, base=new_id(), counter=1)
+        behind = writer.draft(2, counter=2)
+        assert codes(await writer.append(refused, behind)) == ["conflict", "out_of_order"]
+        anew = writer.draft(2, counter=1)
+        assert (await writer.append(anew)).answers == [Answer(1)]
+
+    # --- the base -----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", [Kind.PUT, Kind.DELETE, Kind.KEYRING])
+    async def test_a_zero_base_is_kept_when_the_record_does_not_exist(self, writer: Writer, kind: Kind) -> None:
+        assert await writer.answer(writer.draft(kind=kind, base=ZERO_ID)) == Answer(1)
+
+    @pytest.mark.parametrize("kind", [Kind.PUT, Kind.DELETE])
+    @pytest.mark.parametrize("newest", [Kind.PUT, Kind.DELETE, Kind.DELTA])
+    async def test_a_base_must_be_the_newest_change_of_the_record(
+        self, writer: Writer, newest: Kind, kind: Kind
+    ) -> None:
+        old = await writer.put()
+        new = await writer.write(kind=newest)
+        await writer.put(2)
+        expected = Answer(0, "conflict", 2, new.header.change_id)
+        for base in (ZERO_ID, old.header.change_id, new_id()):
+            assert await writer.answer(writer.draft(kind=kind, base=base, counter=4)) == expected
+        assert await writer.answer(writer.draft(kind=kind, base=new.header.change_id)) == Answer(4)
+
+    async def test_a_base_for_a_record_that_does_not_exist_is_a_conflict_with_nothing(self, writer: Writer) -> None:
+        expected = Answer(0, "conflict", 0, ZERO_ID)
+        assert await writer.answer(writer.draft(base=new_id(), counter=1)) == expected
+        await writer.put(2)
+        assert await writer.answer(writer.draft(base=new_id(), counter=2)) == expected
+
+    async def test_after_a_purge_the_record_does_not_exist(self, writer: Writer) -> None:
+        await writer.put()
+        tombstone = await writer.delete()
+        await writer.purge(2)
+        draft = writer.draft(base=tombstone.header.change_id, counter=4)
+        assert await writer.answer(draft) == Answer(0, "conflict", 0, ZERO_ID)
+        assert await writer.answer(writer.draft(base=ZERO_ID)) == Answer(4)
+
+    async def test_keyrings_and_contents_of_one_record_id_do_not_meet(self, writer: Writer) -> None:
+        put = await writer.put()
+        keyring = await writer.write(kind=Kind.KEYRING, base=ZERO_ID)
+        await writer.put(base=put.header.change_id)
+        await writer.write(kind=Kind.KEYRING, base=keyring.header.change_id)
+        assert await writer.seqs(live_only=True) == [3, 4]
+
+    async def test_offline_edits_chain_on_drafts_of_the_same_append(self, writer: Writer) -> None:
+        first = writer.draft(base=ZERO_ID)
+        second = writer.draft(base=first.header.change_id)
+        third = writer.draft(kind=Kind.DELETE, base=second.header.change_id)
+        assert (await writer.append(first, second, third)).answers == [Answer(1), Answer(2), Answer(3)]
+
+    async def test_of_two_edits_on_one_base_one_wins(self, writer: Writer) -> None:
+        base = (await writer.put()).header.change_id
+        others = [await another(writer) for _ in range(10)]
+        answers = await asyncio.gather(*(other.answer(other.draft(base=base)) for other in others))
+        assert sorted(answer.code for answer in answers) == [""] + ["conflict"] * 9
+        assert {answer.newest_seq for answer in answers if answer.code} == {2}
+
+    async def test_without_the_flag_the_last_writer_wins(self, writer: Writer) -> None:
+        await writer.put()
+        other = await another(writer)
+        await other.put()
+        assert await writer.seqs(live_only=True) == [2]
+
+    # --- what is live -------------------------------------------------------------------------
+
+    async def test_a_put_replaces_the_put_and_the_deltas_before_it(self, writer: Writer) -> None:
+        await writer.put(1)
+        await writer.delta(1)
+        await writer.delta(1)
+        await writer.put(2)
+        assert await writer.seqs(live_only=True) == [1, 2, 3, 4]
+        await writer.put(1)
+        assert await writer.seqs(live_only=True) == [4, 5]
+        await writer.delta(1)
+        assert await writer.seqs(live_only=True) == [4, 5, 6]
+        assert await writer.seqs() == [1, 2, 3, 4, 5, 6]
+
+    async def test_a_delete_replaces_what_was_there_and_stays(self, writer: Writer) -> None:
+        await writer.put()
+        await writer.delta()
+        await writer.delete()
+        assert await writer.seqs(live_only=True) == [3]
+        await writer.put()
+        assert await writer.seqs(live_only=True) == [4]
+
+    async def test_a_keyring_replaces_the_keyring_of_its_record_only(self, writer: Writer) -> None:
+        await writer.write(1, kind=Kind.KEYRING)
+        await writer.write(2, kind=Kind.KEYRING)
+        await writer.write(1, kind=Kind.KEYRING)
+        assert await writer.seqs(live_only=True) == [2, 3]
+
+    async def test_a_purge_replaces_the_purge_before_it(self, writer: Writer) -> None:
+        await writer.purge(0)
+        await writer.put()
+        await writer.purge(0)
+        assert await writer.seqs(live_only=True) == [2, 3]
+
+    async def test_what_a_cold_device_reads_is_what_a_warm_one_holds(self, writer: Writer) -> None:
+        choose = random.Random(7)
+        for _ in range(120):
+            kind = choose.choice([Kind.PUT, Kind.DELTA, Kind.DELTA, Kind.DELETE])
+            await writer.write(choose.randrange(6), kind=kind)
+        warm, cold = await writer.read(), await writer.read(live_only=True)
+        assert opened(warm.changes) == opened(cold.changes)
+        assert len(cold.changes) == sum(map(len, opened(warm.changes).values())) < len(warm.changes)
+
+    async def test_a_cold_read_loses_no_record_that_is_replaced_while_it_pages(self, writer: Writer) -> None:
+        choose = random.Random(7)
+        for record in range(30):
+            await writer.put(record)
+        got: list[Change] = []
+        page = await writer.read(live_only=True, changes_max=4)
+        for _ in range(1_000):
+            got += page.changes
+            if page.upto == page.head:
+                break
+            if len(got) < 30:
+                await writer.put(choose.randrange(30))
+                await writer.delta(choose.randrange(30))
+            page = await writer.read(page.upto, live_only=True, changes_max=4)
+        assert page.upto == page.head
+        assert opened(got) == opened((await writer.read()).changes)
+
+    # --- pages --------------------------------------------------------------------------------
+
+    async def test_a_collection_without_changes_has_head_0(self, writer: Writer) -> None:
+        assert await writer.read() == Page([], 0, 0)
+
+    async def test_a_page_holds_changes_max_and_says_where_it_was_cut(self, writer: Writer) -> None:
+        for record in range(5):
+            await writer.put(record)
+        for changes_max, upto in ((4, 4), (5, 5), (6, 5), (1, 1)):
+            page = await writer.read(changes_max=changes_max)
+            assert ([change.seq for change in page.changes], page.upto, page.head) == (
+                list(range(1, upto + 1)),
+                upto,
+                5,
+            )
+        assert (await writer.read(4, changes_max=1)).upto == 5
+
+    async def test_a_page_stops_before_the_change_that_goes_beyond_bytes_max(self, writer: Writer) -> None:
+        for record in range(3):
+            await writer.put(record, size=200)
+        for bytes_max, upto in ((599, 2), (600, 3), (400, 2), (399, 1)):
+            page = await writer.read(bytes_max=bytes_max)
+            assert (len(page.changes), page.upto, page.head) == (upto, upto, 3)
+
+    async def test_a_change_larger_than_a_page_is_a_page(self, writer: Writer) -> None:
+        await writer.put(1, size=100_000)
+        await writer.put(2)
+        page = await writer.read(bytes_max=1)
+        assert (len(page.changes), page.upto, page.head) == (1, 1, 2)
+
+    async def test_a_page_that_was_not_cut_reaches_the_head(self, writer: Writer) -> None:
+        """Also when its last changes are left out, and when nothing is left of it at all."""
+        await writer.put(1)
+        await writer.put(2)
+        await writer.delete(3)
+        await writer.purge(3)
+        await writer.put(4)
+        await writer.delete(5)
+        await writer.purge(6)
+        assert await writer.seqs() == [1, 2, 4, 5, 7]
+        assert await writer.seqs(live_only=True) == [1, 2, 5, 7]
+        page = await writer.read(5, changes_max=1)
+        assert ([change.seq for change in page.changes], page.upto, page.head) == ([7], 7, 7)
+        page = await writer.read(2, live_only=True, changes_max=1)
+        assert ([change.seq for change in page.changes], page.upto, page.head) == ([5], 5, 7)
+        assert await writer.read(7) == Page([], 7, 7)
+
+    async def test_pages_join_without_gap_or_repeat(self, writer: Writer) -> None:
+        for number in range(40):
+            await writer.put(number % 7)
+        assert await writer.store.compact(NOW + 1, 11) == 11
+        after, seqs = 0, list[int]()
+        while after < 40:
+            page = await writer.read(after, changes_max=3)
+            seqs += [change.seq for change in page.changes]
+            assert page.upto > after
+            after = page.upto
+        assert seqs == list(range(12, 41))
+
+    # --- states and history -------------------------------------------------------------------
+
+    async def test_states_tell_head_and_own_counter_in_the_asked_order(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put()
+        await other.put()
+        await other.put(collection_id=PHOTOS)
+        unknown = new_id()
+        asked = [PHOTOS, unknown, NOTES]
+        states = await store.states(writer.account_id, writer.space_id, writer.device_id, asked)
+        assert states == [(PHOTOS, 1, 0), (unknown, 0, 0), (NOTES, 2, 1)]
+        everything = await store.states(writer.account_id, writer.space_id, writer.device_id, None)
+        assert sorted(everything) == [(NOTES, 2, 1), (PHOTOS, 1, 0)]
+        assert await store.states(writer.account_id, new_id(), writer.device_id, None) == []
+
+    async def test_history_is_newest_first_and_says_when_there_is_more(self, store: Store, writer: Writer) -> None:
+        for _ in range(3):
+            await writer.put(1)
+            await writer.put(2)
+        await writer.delta(1)
+
+        async def history(before: int, limit: int) -> tuple[list[int], bool]:
+            changes, more = await store.history(writer.key(), rid(1), before=before, limit=limit)
+            return [change.seq for change in changes], more
+
+        assert await history(0, 10) == ([7, 5, 3, 1], False)
+        assert await history(0, 4) == ([7, 5, 3, 1], False)
+        assert await history(0, 3) == ([7, 5, 3], True)
+        assert await history(5, 1) == ([3], True)
+        assert await history(3, 1) == ([1], False)
+        assert await history(1, 1) == ([], False)
+        changes, _ = await store.history(writer.key(), rid(1), before=0, limit=10)
+        assert changes == [change for change in reversed((await writer.read()).changes) if change.seq in (1, 3, 5, 7)]
+        assert await store.history(writer.key(PHOTOS), rid(1), before=0, limit=1) == ([], False)
+
+    async def test_history_keeps_what_is_inside_the_window(self, store: Store, writer: Writer) -> None:
+        for seconds in range(3):
+            await writer.put(1, now=NOW + seconds)
+        assert await store.compact(NOW + 1, 10) == 0  # replaced at that very moment: just inside
+        assert await store.compact(NOW + 1.001, 10) == 1  # just outside
+        changes, more = await store.history(writer.key(), rid(1), before=0, limit=10)
+        assert ([change.seq for change in changes], more) == ([3, 2], False)
+
+    # --- compaction ---------------------------------------------------------------------------
+
+    async def test_compaction_drops_only_what_was_replaced_before_then(self, store: Store, writer: Writer) -> None:
+        stranger = await new_writer(store)
+        await stranger.put(1)
+        await stranger.put(1, now=NOW + 50)
+        await writer.put(1)
+        await writer.delta(1)
+        await writer.put(1, now=NOW + 10)
+        await writer.delta(1, now=NOW + 10)
+        await writer.put(2, now=NOW + 10)
+        await writer.put(2, now=NOW + 20)
+        assert await store.compact(NOW + 15, 100) == 2
+        assert await writer.seqs() == [3, 4, 5, 6]
+        assert await store.compact(NOW + 1_000, 100) == 2
+        assert await writer.seqs() == [3, 4, 6]
+        assert await stranger.seqs() == [2]
+        assert await store.compact(NOW + 1_000, 100) == 0
+
+    async def test_compaction_keeps_to_its_limit_and_begins_with_the_oldest(self, store: Store, writer: Writer) -> None:
+        for seconds in range(6):
+            await writer.put(1, now=NOW + seconds)
+        assert await store.compact(NOW + 100, 2) == 2
+        assert await writer.seqs() == [3, 4, 5, 6]
+
+    async def test_compaction_changes_nothing_a_cold_device_reads(self, store: Store, writer: Writer) -> None:
+        for number in range(20):
+            await writer.write(number % 3, kind=Kind.DELTA if number % 4 else Kind.PUT)
+        before = await writer.read(live_only=True)
+        assert await store.compact(NOW + 1, 100) > 0
+        assert await writer.read(live_only=True) == before
+        assert (await writer.read()).changes == before.changes
+
+    # --- quota --------------------------------------------------------------------------------
+
+    async def test_used_bytes_count_what_is_kept(self, store: Store, writer: Writer) -> None:
+        assert (await writer.append(writer.draft(1, size=300))).used_bytes == 300
+        await writer.put(1, size=200)
+        assert await writer.used_bytes() == 500
+        await store.compact(NOW + 1, 10)
+        assert await writer.used_bytes() == 200
+        await writer.delete(1, size=160)
+        await writer.purge(3, size=170)
+        assert await writer.used_bytes() == 200 + 170
+        await writer.wipe(size=180)
+        assert await writer.used_bytes() == 180
+
+    async def test_a_retry_and_a_refusal_count_no_bytes(self, writer: Writer) -> None:
+        draft = await writer.put(size=300)
+        await writer.append(draft, writer.draft(counter=9), writer.draft(counter=1))
+        assert await writer.used_bytes() == 300
+
+    async def test_at_the_quota_is_kept_and_beyond_it_is_refused_unwritten(self) -> None:
+        store = await self.make(quota_bytes=500)
+        writer = await new_writer(store)
+        await writer.put(1, size=300)
+        rows = await self.sorted_rows(store)
+        for kind in (Kind.PUT, Kind.DELTA, Kind.KEYRING):
+            refused = await writer.append(writer.draft(2, kind=kind, size=201, counter=2))
+            assert (refused.answers, refused.fresh, refused.used_bytes) == ([Answer(code="quota_exceeded")], [], 300)
+        assert await self.sorted_rows(store) == rows
+        assert await writer.answer(writer.draft(2, size=200)) == Answer(2)
+        await store.close()
+
+    async def test_deletes_purges_and_wipes_pass_when_the_quota_is_full(self) -> None:
+        writer = await new_writer(await self.make(quota_bytes=300))
+        await writer.put(1, size=300)
+        await writer.delete(1)
+        await writer.purge(2)
+        await writer.wipe()
+        assert await writer.seqs() == [4]
+        await writer.store.close()
+
+    async def test_an_accounts_own_quota_goes_before_the_hubs(self) -> None:
+        store = await self.make(quota_bytes=100)
+        writer = await new_writer(store, quota_bytes=1_000)
+        await writer.put(size=1_000)
+        assert await writer.answer(writer.draft(2, size=200)) == Answer(code="quota_exceeded")
+        nothing = await new_writer(store, quota_bytes=0)
+        assert await nothing.answer(nothing.draft()) == Answer(code="quota_exceeded")
+        await store.close()
+
+    async def test_the_quota_is_the_accounts_not_the_spaces(self) -> None:
+        store = await self.make(quota_bytes=500)
+        writer = await new_writer(store)
+        await writer.put(size=400)
+        space = await store.create_space(a_space(writer.account_id), 50, NOW)
+        second = Writer(store, writer.account_id, space.space_id, writer.device_id)
+        assert await second.answer(second.draft(size=200, counter=1)) == Answer(code="quota_exceeded")
+        assert (await second.append(second.draft(size=160, kind=Kind.DELETE, counter=1))).used_bytes == 560
+        assert sorted(each.used_bytes for each in await store.spaces(writer.account_id)) == [160, 400]
+        await store.close()
+
+    async def test_the_quota_counts_within_a_batch(self) -> None:
+        store = await self.make(quota_bytes=500)
+        writer = await new_writer(store)
+        other = await another(writer)
+        answered = await store.append(
+            [
+                writer.request(writer.draft(size=300)),
+                other.request(other.draft(size=300), other.draft(size=200, counter=1)),
+            ],
+            NOW,
+        )
+        assert [codes(each) for each in answered] == [[""], ["quota_exceeded", ""]]
+        assert [each.used_bytes for each in answered] == [300, 500]
+        await store.close()
+
+    # --- all or nothing -----------------------------------------------------------------------
+
+    async def test_an_atomic_append_is_kept_whole(self, writer: Writer) -> None:
+        appended = await writer.append(
+            writer.draft(1), writer.draft(2, collection_id=PHOTOS), writer.draft(3), atomic=True
+        )
+        assert appended.answers == [Answer(1), Answer(1), Answer(2)]
+        assert len(appended.fresh) == 3
+
+    async def test_one_refused_draft_refuses_an_atomic_append_unwritten(self, store: Store, writer: Writer) -> None:
+        newest = await writer.put(1)
+        rows = await self.sorted_rows(store)
+        drafts = [
+            writer.draft(2, counter=2),
+            writer.draft(2, collection_id=PHOTOS, counter=1),
+            writer.draft(1, base=new_id(), counter=3),
+            writer.draft(3, counter=4),
+            writer.draft(3, collection_id=PHOTOS, counter=2),
+        ]
+        appended = await writer.append(*drafts, atomic=True)
+        assert codes(appended) == ["atomic_refused", "atomic_refused", "conflict", "out_of_order", "atomic_refused"]
+        assert appended.answers[2] == Answer(0, "conflict", 1, newest.header.change_id)
+        assert appended.fresh == [] and appended.used_bytes == len(newest.sealed)
+        assert await self.sorted_rows(store) == rows
+
+    async def test_an_atomic_append_can_be_sent_again(self, store: Store, writer: Writer) -> None:
+        drafts = [writer.draft(1), writer.draft(2), writer.draft(3)]
+        first = await writer.append(*drafts, atomic=True)
+        rows = await self.sorted_rows(store)
+        again = await writer.append(*drafts, atomic=True)
+        assert again.answers == first.answers and again.fresh == []
+        assert await self.sorted_rows(store) == rows
+
+    async def test_what_was_in_the_log_keeps_its_seq_when_an_atomic_append_is_refused(self, writer: Writer) -> None:
+        kept = await writer.put(1)
+        fresh = writer.draft(2, counter=2)
+        appended = await writer.append(kept, fresh, fresh, writer.draft(counter=9), atomic=True)
+        assert appended.answers == [
+            Answer(1),
+            Answer(code="atomic_refused"),
+            Answer(code="atomic_refused"),
+            Answer(code="out_of_order"),
+        ]
+        assert await writer.seqs() == [1]
+
+    async def test_a_refused_atomic_wipe_wipes_nothing(self, store: Store, writer: Writer) -> None:
+        await writer.put(1)
+        await store.put_witness(writer.key(), writer.device_id, 1, b"witness")
+        rows = await self.sorted_rows(store)
+        await writer.append(writer.draft(kind=Kind.WIPE, counter=2), writer.draft(counter=9), atomic=True)
+        assert await self.sorted_rows(store) == rows
+
+    async def test_a_refused_atomic_append_leaves_the_rest_of_its_batch_alone(
+        self, store: Store, writer: Writer
+    ) -> None:
+        other = await another(writer)
+        first, refused, last = await store.append(
+            [
+                writer.request(writer.draft(1, size=200)),
+                other.request(other.draft(2, counter=1), other.draft(2, counter=5), atomic=True),
+                writer.request(writer.draft(1, size=200), writer.draft(2, size=200)),
+            ],
+            NOW,
+        )
+        assert first.answers == [Answer(1)] and last.answers == [Answer(2), Answer(3)]
+        assert codes(refused) == ["atomic_refused", "out_of_order"]
+        assert [each.used_bytes for each in (first, refused, last)] == [200, 200, 600]
+        assert await writer.seqs() == [1, 2, 3] and await writer.seqs(live_only=True) == [2, 3]
+        assert await writer.used_bytes() == 600
+        assert await other.answer(other.draft(counter=1)) == Answer(4)
+
+    # --- limits and order of judgement --------------------------------------------------------
+
+    async def test_a_space_takes_so_many_collections_and_no_more(self) -> None:
+        store = await self.make(limits=Limits(collections_per_space_max=2))
+        writer = await new_writer(store)
+        await writer.put(collection_id=NOTES)
+        await writer.put(collection_id=PHOTOS)
+        rows = await self.sorted_rows(store)
+        third = new_id()
+        for kind in (Kind.PUT, Kind.DELETE):
+            draft = writer.draft(collection_id=third, kind=kind, counter=1)
+            assert await writer.answer(draft) == Answer(code="too_many")
+        assert await self.sorted_rows(store) == rows
+        await writer.put(collection_id=NOTES)
+        await store.close()
+
+    async def test_a_refused_first_draft_makes_no_collection(self, store: Store, writer: Writer) -> None:
+        await writer.append(writer.draft(base=new_id(), counter=1))
+        assert await store.states(writer.account_id, writer.space_id, writer.device_id, None) == []
+
+    async def test_faults_are_judged_in_the_promised_order(self) -> None:
+        store = await self.make(limits=Limits(collections_per_space_max=1), quota_bytes=400)
+        writer = await new_writer(store)
+        await writer.put(size=400)
+
+        async def code(**header: Any) -> str:
+            return (await writer.answer(writer.draft(**header))).code
+
+        assert await code(counter=1, base=new_id()) == "device_cloned"
+        assert await code(counter=3, base=new_id()) == "out_of_order"
+        assert await code(counter=2, collection_id=PHOTOS, base=new_id()) == "out_of_order"
+        assert await code(counter=1, collection_id=PHOTOS, base=new_id()) == "conflict"
+        assert await code(counter=1, collection_id=PHOTOS, base=ZERO_ID) == "too_many"
+        assert await code(counter=2, base=new_id()) == "conflict"
+        assert await code(counter=2) == "quota_exceeded"
+        await store.close()
+
+    async def test_a_space_that_is_not_there_is_not_found(self, store: Store, writer: Writer) -> None:
+        rows = await self.sorted_rows(store)
+        lost = Writer(store, writer.account_id, new_id(), writer.device_id)
+        appended = await lost.append(lost.draft(), lost.draft())
+        assert codes(appended) == ["not_found", "not_found"] and not appended.revoked
+        assert await self.sorted_rows(store) == rows
+
+    # --- wiping, purging, deleting ------------------------------------------------------------
+
+    async def test_after_a_wipe_only_the_wipe_is_left(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        drafts = [await writer.put(1), await other.put(1), await writer.delta(1), await other.delete(2)]
+        drafts += [await writer.write(3, kind=Kind.KEYRING), await writer.purge(4)]
+        await store.put_witness(writer.key(), other.device_id, 1, b"a sealed witness")
+        assert await store.compact(NOW + 1, 1) == 1  # leaves a receipt
+        bystander = await writer.put(9, collection_id=PHOTOS)
+        wipe = await writer.wipe(size=200)
+
+        rows = await self.rows(store)
+        for draft in drafts:
+            assert not mentions(rows, draft.sealed[112:])
+            assert not mentions(rows, draft.header.change_id)
+        assert not mentions(rows, b"a sealed witness")
+        assert not [row for number in (1, 2, 3) for row in mentions(rows, rid(number))]
+        assert (await writer.read()).changes == [Change(7, int(NOW * 1000), wipe.sealed)]
+        assert await store.witnesses(writer.key()) == []
+        assert (await writer.read(collection_id=PHOTOS)).changes[0].sealed == bystander.sealed
+        assert await writer.used_bytes() == 200 + len(bystander.sealed)
+
+    async def test_after_a_wipe_seqs_and_counters_go_on(self, store: Store, writer: Writer) -> None:
+        first = await writer.put()
+        wipe = await writer.wipe()
+        assert await store.states(writer.account_id, writer.space_id, writer.device_id, [NOTES]) == [(NOTES, 2, 2)]
+        assert await writer.answer(first) == Answer(code="wiped")
+        assert await writer.answer(writer.draft(counter=1)) == Answer(code="wiped")
+        assert await writer.answer(wipe) == Answer(2)
+        await writer.put()
+        assert await writer.seqs() == [2, 3]
+        await writer.wipe()
+        assert await writer.seqs() == [4]
+        assert await writer.answer(wipe) == Answer(code="wiped")
+
+    async def test_after_a_wipe_a_record_does_not_exist(self, writer: Writer) -> None:
+        await writer.put()
+        await writer.wipe()
+        assert await writer.answer(writer.draft(base=ZERO_ID)) == Answer(3)
+
+    async def test_a_wipe_in_the_middle_of_an_append_keeps_what_follows(self, writer: Writer) -> None:
+        drafts = [writer.draft(1), writer.draft(kind=Kind.WIPE), writer.draft(2)]
+        appended = await writer.append(*drafts)
+        assert appended.answers == [Answer(1), Answer(2), Answer(3)]
+        assert [change.seq for _, change in appended.fresh] == [1, 2, 3]
+        assert await writer.seqs() == [2, 3]
+        assert await writer.used_bytes() == appended.used_bytes == sum(len(draft.sealed) for draft in drafts[1:])
+
+    async def test_a_purge_drops_live_tombstones_up_to_its_seq(self, writer: Writer) -> None:
+        await writer.put(1)
+        await writer.delete(1)
+        await writer.delete(2)
+        await writer.put(2)
+        await writer.delete(3)
+        await writer.delete(4)
+        await writer.purge(5)
+        assert await writer.seqs() == [1, 3, 4, 6, 7]  # 3 is replaced: that is for compaction
+        assert await writer.seqs(live_only=True) == [4, 6, 7]
+
+    async def test_a_purge_beyond_the_head_is_one_up_to_the_head(self, writer: Writer) -> None:
+        await writer.delete(1)
+        await writer.purge(2**64 - 1)
+        await writer.delete(2)
+        assert await writer.seqs() == [2, 3]
+
+    async def test_deleting_a_space_leaves_no_row_of_it(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put(7)
+        before = await self.sorted_rows(store)
+        space = await store.create_space(a_space(writer.account_id), 50, NOW)
+        for device in (writer, other):
+            doomed = Writer(store, writer.account_id, space.space_id, device.device_id)
+            for collection_id in (NOTES, PHOTOS):
+                await doomed.put(1, collection_id=collection_id)
+                await doomed.put(1, collection_id=collection_id)
+                await store.put_witness(doomed.key(collection_id), doomed.device_id, 1, b"a sealed witness")
+        assert await store.compact(NOW + 1, 2) == 2
+        assert await self.sorted_rows(store) != before
+        assert await store.delete_space(writer.account_id, space.space_id) is True
+        assert await self.sorted_rows(store) == before
+        assert not mentions(await self.rows(store), space.space_id)
+        assert await store.delete_space(writer.account_id, space.space_id) is False
+        assert codes(await doomed.append(doomed.draft())) == ["not_found"]
+
+    async def test_deleting_an_account_leaves_no_row_of_it(self, store: Store) -> None:
+        bystander = await new_writer(store)
+        await bystander.put()
+        before = await self.sorted_rows(store)
+        account_id, device, attempt = await new_account(store)
+        await store.add_attempt(an_attempt(attempt.address_tag))
+        for _ in range(2):
+            space = await store.create_space(a_space(account_id), 50, NOW)
+            doomed = Writer(store, account_id, space.space_id, device.device_id)
+            await doomed.put()
+            await doomed.put()
+            await store.put_witness(doomed.key(), doomed.device_id, 1, b"a sealed witness")
+        gone = await another(doomed)
+        await gone.put()
+        await store.revoke(account_id, [gone.device_id], NOW)
+        await store.compact(NOW + 1, 1)
+        assert await store.delete_account(account_id) is True
+        assert await self.sorted_rows(store) == before
+        for id_ in (account_id, attempt.address_tag, device.device_id, gone.device_id):
+            assert not mentions(await self.rows(store), id_)
+        assert await store.delete_account(account_id) is False
+        assert (await doomed.append(doomed.draft())).revoked
+        assert await store.account(account_id) is None and await store.devices(account_id) == []
+
+    async def test_deletions_are_set_cancelled_and_due(self, store: Store, writer: Writer) -> None:
+        account_id, space_id = writer.account_id, writer.space_id
+        assert await store.due_deletions(NOW) == ([], [])
+        assert await store.schedule_account_deletion(account_id, NOW + 5) is True
+        assert await store.schedule_space_deletion(account_id, space_id, NOW + 7) is True
+        account, (space,) = await store.account(account_id), await store.spaces(account_id)
+        assert account is not None and (account.deleted_at, space.deleted_at) == (NOW + 5, NOW + 7)
+        assert await store.due_deletions(NOW + 4.9) == ([], [])
+        assert await store.due_deletions(NOW + 5) == ([account_id], [])
+        assert await store.due_deletions(NOW + 7) == ([account_id], [(account_id, space_id)])
+        await store.schedule_account_deletion(account_id, None)
+        await store.schedule_space_deletion(account_id, space_id, None)
+        assert await store.due_deletions(NOW + 100) == ([], [])
+        assert await store.schedule_account_deletion(new_id(), NOW) is False
+        assert await store.schedule_space_deletion(account_id, new_id(), NOW) is False
+
+    # --- revoking -----------------------------------------------------------------------------
+
+    async def test_a_revoked_device_appends_nothing(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await other.put()
+        assert await store.revoke(writer.account_id, [other.device_id], NOW) == [other.device_id]
+        rows = await self.sorted_rows(store)
+        assert await other.append(other.draft(), other.draft()) == Appended([], revoked=True)
+        assert await other.append(other.draft(), atomic=True) == Appended([], revoked=True)
+        assert await store.put_witness(other.key(), other.device_id, 1, b"w") is False
+        assert await self.sorted_rows(store) == rows
+        await writer.put()
+
+    async def test_no_change_of_a_device_commits_after_its_revocation(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+
+        async def head_total() -> int:
+            states = await store.states(writer.account_id, writer.space_id, other.device_id, None)
+            return sum(state.head for state in states)
+
+        drafts = [other.draft(collection_id=new_id()) for _ in range(200)]
+        appends = [asyncio.create_task(other.append(draft)) for draft in drafts[:100]]
+        revocation = asyncio.create_task(store.revoke(writer.account_id, [other.device_id], NOW))
+        appends += [asyncio.create_task(other.append(draft)) for draft in drafts[100:]]
+        assert await revocation == [other.device_id]
+        at_revocation = await head_total()
+        answered = await asyncio.gather(*appends)
+        assert await head_total() == at_revocation
+        assert sum(1 for appended in answered if not appended.revoked) == at_revocation
+        assert any(appended.revoked for appended in answered)
+
+    async def test_revoking_names_whom_it_revoked(self, store: Store, writer: Writer) -> None:
+        other, stranger = await another(writer), await new_writer(store)
+        ids = [stranger.device_id, other.device_id, new_id(), other.device_id]
+        assert await store.revoke(writer.account_id, ids, NOW + 3) == [other.device_id]
+        assert await store.revoke(writer.account_id, ids, NOW + 4) == []
+        revoked = await store.device(other.device_id)
+        assert revoked is not None and revoked.revoked_at == NOW + 3
+        assert [each.device_id for each in await store.devices(writer.account_id)] == [writer.device_id]
+        asked = [writer.device_id, other.device_id, stranger.device_id, ids[2]]
+        assert await store.revoked_among(asked) == {other.device_id, ids[2]}
+
+    # --- witnesses ----------------------------------------------------------------------------
+
+    async def test_the_newest_witness_of_each_device_is_kept(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put()
+        assert await store.put_witness(writer.key(), writer.device_id, 5, b"five")
+        assert await store.put_witness(writer.key(), other.device_id, 1, b"one")
+        assert await store.put_witness(writer.key(), writer.device_id, 6, b"six")
+        assert not await store.put_witness(writer.key(), writer.device_id, 6, b"six again")
+        assert not await store.put_witness(writer.key(), writer.device_id, 4, b"four")
+        assert not await store.put_witness(writer.key(), writer.device_id, 2**64 - 1, b"beyond")
+        kept = sorted(await store.witnesses(writer.key()))
+        assert kept == sorted([(writer.device_id, b"six"), (other.device_id, b"one")])
+        assert await store.put_witness(writer.key(), writer.device_id, 2**63 - 1, b"last")
+
+    async def test_a_collection_that_is_not_there_takes_no_witness(self, store: Store, writer: Writer) -> None:
+        rows = await self.sorted_rows(store)
+        assert not await store.put_witness(writer.key(), writer.device_id, 1, b"w")
+        assert await store.witnesses(writer.key()) == []
+        assert await self.sorted_rows(store) == rows
+
+    async def test_a_witness_takes_no_seq_and_no_quota(self, store: Store, writer: Writer) -> None:
+        await writer.put(size=200)
+        await store.put_witness(writer.key(), writer.device_id, 1, b"w" * 1_000)
+        assert await writer.used_bytes() == 200
+        assert await writer.answer(writer.draft()) == Answer(2)
+
+    # --- spaces -------------------------------------------------------------------------------
+
+    async def test_a_space_is_created_once(self, store: Store) -> None:
+        account_id, *_ = await new_account(store)
+        space = a_space(account_id, key_epoch=3)
+        assert await store.create_space(space, 50, NOW) == space
+        assert await store.create_space(replace(space, key_epoch=9, app_id="other"), 50, NOW) == space
+        with pytest.raises(Refusal) as refused:
+            await store.create_space(replace(space, space_pk=os.urandom(32)), 50, NOW)
+        assert refused.value.code == "bad_space_proof"
+        assert await store.spaces(account_id) == [space]
+
+    async def test_an_account_takes_so_many_spaces_and_no_more(self, store: Store) -> None:
+        account_id, *_ = await new_account(store)
+        spaces = [await store.create_space(a_space(account_id), 3, NOW - number) for number in range(3)]
+        with pytest.raises(Refusal) as refused:
+            await store.create_space(a_space(account_id), 3, NOW)
+        assert refused.value.code == "too_many"
+        assert await store.create_space(spaces[1], 3, NOW) == spaces[1]
+        assert await store.spaces(account_id) == spaces[::-1]  # oldest first
+
+    async def test_a_space_of_an_account_that_has_gone_is_not_found(self, store: Store) -> None:
+        with pytest.raises(Refusal) as refused:
+            await store.create_space(a_space(new_id()), 50, NOW)
+        assert refused.value.code == "not_found"
+
+    async def test_methods_that_name_anothers_things_find_nothing(self, store: Store, writer: Writer) -> None:
+        stranger = await new_writer(store)
+        await writer.put()
+        await store.put_witness(writer.key(), writer.device_id, 1, b"w")
+        rows = await self.sorted_rows(store)
+        key = CollectionKey(stranger.account_id, writer.space_id, NOTES)
+        assert await store.read(key, 0, live_only=False, changes_max=9, bytes_max=NO_BOUND) == Page([], 0, 0)
+        assert await store.states(stranger.account_id, writer.space_id, writer.device_id, [NOTES]) == [(NOTES, 0, 0)]
+        assert await store.states(stranger.account_id, writer.space_id, writer.device_id, None) == []
+        assert await store.history(key, rid(1), before=0, limit=9) == ([], False)
+        assert await store.witnesses(key) == []
+        assert not await store.put_witness(key, stranger.device_id, 9, b"w")
+        assert not await store.put_witness(writer.key(), stranger.device_id, 9, b"w")
+        assert not await store.schedule_space_deletion(stranger.account_id, writer.space_id, NOW)
+        assert not await store.delete_space(stranger.account_id, writer.space_id)
+        assert not await store.approve(stranger.account_id, writer.device_id)
+        assert await store.revoke(stranger.account_id, [writer.device_id], NOW) == []
+        in_their_space = Writer(store, stranger.account_id, writer.space_id, stranger.device_id)
+        assert codes(await in_their_space.append(in_their_space.draft())) == ["not_found"]
+        with_their_account = Writer(store, writer.account_id, writer.space_id, stranger.device_id)
+        assert (await with_their_account.append(with_their_account.draft())).revoked
+        with_their_device = Writer(store, stranger.account_id, stranger.space_id, writer.device_id)
+        assert (await with_their_device.append(with_their_device.draft())).revoked
+        assert await self.sorted_rows(store) == rows
+
+    # --- attempts and invites -----------------------------------------------------------------
+
+    async def test_attempts_for_an_address_are_listed_oldest_first(self, store: Store) -> None:
+        tag = os.urandom(32)
+        for seconds in (5, 1, 3):
+            await store.add_attempt(an_attempt(tag, created_at=NOW + seconds))
+        await store.add_attempt(an_attempt(created_at=NOW + 2))
+        assert await store.attempts_since(tag, 0) == [NOW + 1, NOW + 3, NOW + 5]
+        assert await store.attempts_since(tag, NOW + 1) == [NOW + 3, NOW + 5]
+
+    async def test_an_attempt_is_charged_exactly_tries_max_times(self, store: Store) -> None:
+        attempt = an_attempt()
+        await store.add_attempt(attempt)
+        charged = await asyncio.gather(*(store.charge_attempt(attempt.attempt_id, NOW, 5) for _ in range(20)))
+        given = [each for each in charged if each is not None]
+        assert sorted(each.tries for each in given) == [1, 2, 3, 4, 5]
+        assert all(replace(each, tries=0) == attempt for each in given)
+
+    async def test_an_attempt_that_is_unknown_expired_or_consumed_is_not_charged(self, store: Store) -> None:
+        attempt, consumed = an_attempt(), an_attempt()
+        await store.add_attempt(attempt)
+        await store.add_attempt(consumed)
+        await store.consume_attempt(consumed.attempt_id, NOW)
+        rows = await self.sorted_rows(store)
+        assert await store.charge_attempt(new_id(), NOW, 5) is None
+        assert await store.charge_attempt(attempt.attempt_id, NOW + 600, 5) is None
+        assert await store.charge_attempt(consumed.attempt_id, NOW, 5) is None
+        assert await self.sorted_rows(store) == rows
+        assert await store.charge_attempt(attempt.attempt_id, NOW + 599, 5) is not None
+
+    async def test_a_consumed_attempt_has_one_winner(self, store: Store) -> None:
+        attempt = an_attempt()
+        await store.add_attempt(attempt)
+        won = await asyncio.gather(*(store.consume_attempt(attempt.attempt_id, NOW) for _ in range(20)))
+        assert won.count(True) == 1
+        assert await store.consume_attempt(new_id(), NOW) is False
+
+    async def test_a_code_is_sent_again_so_often_and_no_sooner(self, store: Store) -> None:
+        attempt = an_attempt(welcome=False, invite=os.urandom(32))
+        await store.add_attempt(attempt)
+
+        async def resend(seconds: float, device_pk: bytes = attempt.device_pk) -> Attempt | None:
+            at = NOW + seconds
+            return await store.note_resend(attempt.attempt_id, device_pk, at, not_before_s=60, sends_max=3)
+
+        rows = await self.sorted_rows(store)
+        assert await resend(59.9) is None
+        assert await resend(60, os.urandom(32)) is None
+        assert await resend(600) is None
+        assert await self.sorted_rows(store) == rows
+        assert await resend(60) == replace(attempt, sends=2, sent_at=NOW + 60)
+        assert await resend(119) is None
+        assert await resend(120) == replace(attempt, sends=3, sent_at=NOW + 120)
+        assert await resend(180) is None
+
+    async def test_a_consumed_attempt_is_not_sent_again(self, store: Store) -> None:
+        attempt = an_attempt()
+        await store.add_attempt(attempt)
+        await store.consume_attempt(attempt.attempt_id, NOW)
+        again = store.note_resend(attempt.attempt_id, attempt.device_pk, NOW + 99, not_before_s=60, sends_max=3)
+        assert await again is None
+
+    async def test_old_attempts_and_spent_invites_are_forgotten(self, store: Store) -> None:
+        old, new = an_attempt(created_at=NOW), an_attempt(created_at=NOW + 10)
+        await store.add_attempt(old)
+        await store.add_attempt(new)
+        await store.add_invite(b"expired", NOW)
+        await store.add_invite(b"open", NOW + 1_000)
+        await store.add_invite(b"used", NOW + 1_000)
+        account = Account(new_id(), None, 0, DAY)
+        joined = an_attempt(invite=b"used", created_at=NOW + 10)
+        await store.add_attempt(joined)
+        await enrol(store, joined, a_device(account.account_id), account, now=NOW + 1)
+        assert await store.forget_attempts(NOW) == 0
+        assert await store.forget_attempts(NOW + 1) == 2
+        assert await store.forget_attempts(NOW + 2) == 1
+        assert mentions(await self.rows(store), new.attempt_id) and not mentions(await self.rows(store), old.attempt_id)
+        assert await store.forget_attempts(NOW + 11) == 2
+        rows = await self.rows(store)
+        assert not mentions(rows, b"expired") and not mentions(rows, b"used")
+        assert await store.invite_is_open(b"open", NOW)
+
+    async def test_an_invite_is_open_until_it_expires(self, store: Store) -> None:
+        await store.add_invite(b"token", NOW + 10)
+        assert await store.invite_is_open(b"token", NOW + 9)
+        assert not await store.invite_is_open(b"token", NOW + 10)
+        assert not await store.invite_is_open(b"other", NOW)
+
+    async def test_an_invite_makes_one_account(self, store: Store) -> None:
+        await store.add_invite(b"token", NOW + 10)
+        attempts = [an_attempt(invite=b"token") for _ in range(5)]
+        for attempt in attempts:
+            await store.add_attempt(attempt)
+
+        async def join(attempt: Attempt) -> str:
+            account = Account(new_id(), None, 0, DAY)
+            try:
+                await enrol(store, attempt, a_device(account.account_id), account)
+            except Refusal as refusal:
+                return refusal.code
+            return ""
+
+        assert sorted(await asyncio.gather(*map(join, attempts))) == [""] + ["enrol_failed"] * 4
+        assert await store.count_accounts() == 1
+        assert not await store.invite_is_open(b"token", NOW)
+        await store.add_invite(b"token", NOW + 10)
+        assert not await store.invite_is_open(b"token", NOW)
+
+    async def test_an_invite_is_not_used_by_an_account_that_is_there(self, store: Store) -> None:
+        account_id, _, made = await new_account(store)
+        await store.add_invite(b"token", NOW + 10)
+        attempt = an_attempt(made.address_tag, invite=b"token")
+        await store.add_attempt(attempt)
+        await enrol(store, attempt, a_device(account_id), None)
+        assert await store.invite_is_open(b"token", NOW)
+
+    # --- enrolment ----------------------------------------------------------------------------
+
+    async def test_enrolling_makes_the_account_and_its_device(self, store: Store) -> None:
+        account = Account(new_id(), 77, 0, DAY)
+        attempt, device = an_attempt(), a_device(account.account_id, probation_until=NOW + 9, scope="account")
+        await store.add_attempt(attempt)
+        assert await store.find_account(attempt.address_tag) is None
+        await enrol(store, attempt, device, account)
+        assert await store.find_account(attempt.address_tag) == account
+        assert await store.account(account.account_id) == account
+        assert await store.device(device.device_id) == device
+        assert await store.devices(account.account_id) == [device]
+        assert await store.consume_attempt(attempt.attempt_id, NOW) is False
+        assert await store.count_accounts() == 1
+
+    async def test_enrolling_at_once_has_one_winner(self, store: Store) -> None:
+        """Twenty with one attempt, and twenty attempts for one address: one account each."""
+
+        async def enrols(attempt: Attempt) -> str:
+            account = Account(new_id(), None, 0, DAY)
+            try:
+                await enrol(store, attempt, a_device(account.account_id), account)
+            except Refusal as refusal:
+                return refusal.code
+            return ""
+
+        one, tag = an_attempt(), os.urandom(32)
+        many = [an_attempt(tag) for _ in range(20)]
+        for attempt in (one, *many):
+            await store.add_attempt(attempt)
+        expected = [""] + ["enrol_failed"] * 19
+        assert sorted(await asyncio.gather(*(enrols(one) for _ in range(20)))) == expected
+        assert sorted(await asyncio.gather(*map(enrols, many))) == expected
+        assert await store.count_accounts() == 2
+
+    async def refused_enrolment(self, store: Store, attempt: Attempt, device: Device, *args: Any, **kw: Any) -> str:
+        """The code an enrolment is refused with; it must have written nothing."""
+        rows = await self.sorted_rows(store)
+        with pytest.raises(Refusal) as refused:
+            await enrol(store, attempt, device, *args, **kw)
+        assert await self.sorted_rows(store) == rows
+        return refused.value.code
+
+    async def test_an_attempt_that_is_not_live_enrols_nobody(self, store: Store) -> None:
+        account = Account(new_id(), None, 0, DAY)
+        device = a_device(account.account_id)
+        attempt, consumed = an_attempt(), an_attempt()
+        await store.add_attempt(attempt)
+        await store.add_attempt(consumed)
+        await store.consume_attempt(consumed.attempt_id, NOW)
+        assert await self.refused_enrolment(store, an_attempt(), device, account) == "enrol_failed"
+        assert await self.refused_enrolment(store, consumed, device, account) == "enrol_failed"
+        assert await self.refused_enrolment(store, attempt, device, account, now=NOW + 600) == "enrol_failed"
+
+    async def test_an_account_that_came_or_went_meanwhile_enrols_nobody(self, store: Store) -> None:
+        account_id, _, made = await new_account(store)
+        again, lost, wrong = an_attempt(made.address_tag), an_attempt(), an_attempt()
+        for attempt in (again, lost, wrong):
+            await store.add_attempt(attempt)
+        account = Account(new_id(), None, 0, DAY)
+        assert await self.refused_enrolment(store, again, a_device(account.account_id), account) == "enrol_failed"
+        assert await self.refused_enrolment(store, lost, a_device(new_id()), None) == "enrol_failed"
+        assert await self.refused_enrolment(store, wrong, a_device(account_id), None) == "enrol_failed"
+
+    async def test_an_invite_that_is_not_open_enrols_nobody(self, store: Store) -> None:
+        await store.add_invite(b"expired", NOW)
+        account = Account(new_id(), None, 0, DAY)
+        for token in (b"expired", b"unknown"):
+            attempt = an_attempt(invite=token)
+            await store.add_attempt(attempt)
+            assert await self.refused_enrolment(store, attempt, a_device(account.account_id), account) == "enrol_failed"
+
+    async def test_first_only_makes_the_first_account_and_no_second(self, store: Store) -> None:
+        for expected in ("", "enrol_failed"):
+            attempt, account = an_attempt(), Account(new_id(), None, 0, DAY)
+            await store.add_attempt(attempt)
+            device = a_device(account.account_id)
+            if expected:
+                assert await self.refused_enrolment(store, attempt, device, account, first_only=True) == expected
+            else:
+                await enrol(store, attempt, device, account, first_only=True)
+                first = account.account_id, attempt
+        another_device = an_attempt(first[1].address_tag)
+        await store.add_attempt(another_device)
+        await enrol(store, another_device, a_device(first[0]), None, first_only=True)
+        assert len(await store.devices(first[0])) == 2
+
+    async def test_a_device_id_or_key_is_enrolled_once(self, store: Store) -> None:
+        account_id, device, made = await new_account(store)
+        await store.revoke(account_id, [device.device_id], NOW)
+        attempt = an_attempt(made.address_tag)
+        await store.add_attempt(attempt)
+        for twin in (
+            replace(a_device(account_id), device_id=device.device_id),
+            replace(a_device(account_id), device_pk=device.device_pk),
+        ):
+            assert await self.refused_enrolment(store, attempt, twin, None) == "device_exists"
+            with pytest.raises(Refusal) as refused:
+                await store.add_device(twin, per_account_max=9, per_app_max=9)
+            assert refused.value.code == "device_exists"
+
+    async def test_an_account_takes_so_many_devices_and_no_more(self, store: Store) -> None:
+        account_id, first, made = await new_account(store)
+
+        async def add(**fields: Any) -> str:
+            rows = await self.sorted_rows(store)
+            try:
+                await store.add_device(a_device(account_id, **fields), per_account_max=4, per_app_max=2)
+            except Refusal as refusal:
+                assert await self.sorted_rows(store) == rows
+                return refusal.code
+            return ""
+
+        assert [await add() for _ in range(2)] == ["", "too_many"]
+        assert [await add(app_id="photos.example") for _ in range(3)] == ["", "", "too_many"]
+        assert await add(app_id="third.example") == "too_many"
+        attempt = an_attempt(made.address_tag)
+        await store.add_attempt(attempt)
+        limits = {"per_account_max": 4, "per_app_max": 2}
+        device = a_device(account_id, app_id="third.example")
+        assert await self.refused_enrolment(store, attempt, device, None, **limits) == "too_many"
+        await store.revoke(account_id, [first.device_id], NOW)
+        await enrol(store, attempt, device, None, per_account_max=4, per_app_max=2)
+
+    async def test_a_device_for_an_account_that_has_gone_is_not_kept(self, store: Store) -> None:
+        rows = await self.sorted_rows(store)
+        with pytest.raises(Refusal) as refused:
+            await store.add_device(a_device(new_id()), per_account_max=9, per_app_max=9)
+        assert refused.value.code == "enrol_failed"
+        assert await self.sorted_rows(store) == rows
+
+    async def test_devices_are_listed_oldest_first_and_note_when_they_were_seen(self, store: Store) -> None:
+        account_id, first, _ = await new_account(store)
+        older = a_device(account_id, enrolled_at=NOW - 5)
+        await store.add_device(older, per_account_max=9, per_app_max=9)
+        await store.note_seen([first.device_id, new_id()], DAY + 3)
+        await store.note_seen([first.device_id], DAY + 1)
+        assert await store.devices(account_id) == [older, replace(first, last_seen_day=DAY + 3)]
+        assert await store.device(new_id()) is None
+
+    async def test_approving_ends_a_probation(self, store: Store) -> None:
+        account_id, *_ = await new_account(store)
+        device = a_device(account_id, probation_until=NOW + 9)
+        await store.add_device(device, per_account_max=9, per_app_max=9)
+        assert await store.approve(account_id, device.device_id) is True
+        assert await store.device(device.device_id) == replace(device, probation_until=None)
+        assert await store.approve(account_id, new_id()) is False
+        await store.revoke(account_id, [device.device_id], NOW)
+        assert await store.approve(account_id, device.device_id) is False
+
+    async def test_a_new_pepper_wraps_every_address_once(self) -> None:
+        store = await self.make()
+        account_id, _, made = await new_account(store)
+        other_id, _, other = await new_account(store)
+
+        def wrap(tag: bytes) -> bytes:
+            return bytes(byte ^ 0xFF for byte in tag)
+
+        assert await store.rewrap_addresses(wrap, 0) == 0
+        assert await store.rewrap_addresses(wrap, 2) == 2
+        assert await store.find_account(made.address_tag) is None
+        found = await store.find_account(wrap(made.address_tag))
+        assert found is not None and found.account_id == account_id
+        found = await store.find_account(wrap(other.address_tag))
+        assert found is not None and found.account_id == other_id
+        assert await store.attempts_since(wrap(made.address_tag), 0) == [NOW]
+        store = await self.restart(store)
+        assert await store.rewrap_addresses(wrap, 2) == 0
+        assert await store.find_account(wrap(made.address_tag)) is not None
+        await store.close()
+
+    async def test_a_wrap_that_fails_leaves_every_address_as_it_was(self, store: Store) -> None:
+        await new_account(store)
+        await new_account(store)
+        rows, calls = await self.sorted_rows(store), list[bytes]()
+
+        def fail(tag: bytes) -> bytes:
+            calls.append(tag)
+            if len(calls) == 2:
+                raise ValueError("no pepper")
+            return os.urandom(32)
+
+        with pytest.raises(ValueError, match="no pepper"):
+            await store.rewrap_addresses(fail, 1)
+        assert await self.sorted_rows(store) == rows

@@ -1,0 +1,213 @@
+"""Group commit: batches form by themselves, everybody is answered once, notices follow answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hub import appender as room
+from hub.appender import Appender
+from hub.bus import HeadMoved, Notice
+from hub.bus.local import LocalBus
+from hub.errors import Refusal, StoreUnavailable
+from hub.metrics import Metrics
+from hub.store import Append, Appended, Draft
+from hub.store.memory import MemoryStore
+from hub.store.sqlite import SqliteStore
+from hub.wire.header import parse_header
+from tests.session_rig import COLLECTION, Person
+
+
+class Gate(MemoryStore):
+    """The model store, whose transactions wait until they are let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_gate = asyncio.Event()
+        self.batches: list[int] = []
+        self.broken = False
+
+    async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
+        self.batches.append(sum(len(append.drafts) for append in appends))
+        await self.open_gate.wait()
+        if self.broken:
+            raise StoreUnavailable("the disk is gone")
+        return await super().append(appends, now)
+
+
+class Bench:
+    """An appender at work, and what came of it."""
+
+    def __init__(self, store: Gate | SqliteStore, person: Person) -> None:
+        self.store, self.person = store, person
+        self.bus = LocalBus()
+        self.metrics = Metrics()
+        self.appender = Appender(store, self.bus, self.metrics, wall=lambda: 1.0)
+        self.results: list[Appended | Exception] = []
+        self.heard: list[Notice] = []
+        self.order: list[str] = []
+
+    def submit(self, *drafts: bytes) -> None:
+        parsed = [Draft(parse_header(sealed), sealed) for sealed in drafts]
+        append = Append(self.person.account_id, self.person.space_id, self.person.device_id, parsed)
+
+        def done(result: Appended | Exception) -> None:
+            self.results.append(result)
+            self.order.append("answer")
+
+        self.appender.submit(append, done)
+
+    def receive(self, notice: Notice) -> None:
+        self.heard.append(notice)
+        self.order.append("notice")
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    store = Gate()
+    await store.open()
+    person = Person(store)
+    await person.settle()
+    bench = Bench(store, person)
+    await bench.bus.subscribe(person.account_id, bench.receive)
+    task = asyncio.create_task(bench.appender.run())
+    yield bench
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def store_of(bench: Bench) -> Gate:
+    assert isinstance(bench.store, Gate)
+    return bench.store
+
+
+async def test_the_next_batch_collects_while_one_is_made_durable(bench: Bench) -> None:
+    bench.submit(bench.person.draft())
+    await turns()
+    for _ in range(10):
+        bench.submit(bench.person.draft())
+    await turns()
+    assert store_of(bench).batches == [1]
+    store_of(bench).open_gate.set()
+    await bench.appender.drain()
+    assert store_of(bench).batches == [1, 10]
+    assert bench.metrics.append_batch.get() == (2, 11)
+
+
+async def test_a_batch_holds_512_drafts_and_no_more(bench: Bench) -> None:
+    bench.submit(bench.person.draft())
+    await turns()
+    for _ in range(3):
+        bench.submit(*[bench.person.draft() for _ in range(256)])
+    store_of(bench).open_gate.set()
+    await bench.appender.drain()
+    assert store_of(bench).batches == [1, 512, 256]
+
+
+async def test_each_request_is_answered_once_and_before_its_notice(bench: Bench) -> None:
+    store_of(bench).open_gate.set()
+    bench.submit(bench.person.draft())
+    bench.submit(bench.person.draft())
+    await bench.appender.drain()
+    await turns()
+    seqs = [result.answers[0].seq for result in bench.results if isinstance(result, Appended)]
+    assert seqs == [1, 2]
+    assert bench.order == ["answer", "answer", "notice"]
+
+
+async def test_one_notice_a_collection_carries_all_changes_of_the_batch(bench: Bench) -> None:
+    store_of(bench).open_gate.set()
+    drafts = [bench.person.draft() for _ in range(3)]
+    bench.submit(drafts[0])
+    bench.submit(*drafts[1:])
+    await bench.appender.drain()
+    await turns()
+    (notice,) = bench.heard
+    assert isinstance(notice, HeadMoved)
+    assert (notice.collection_id, notice.after, notice.head) == (COLLECTION, 0, 3)
+    assert [change.sealed for change in notice.changes] == drafts
+
+
+async def test_a_retry_causes_no_notice(bench: Bench) -> None:
+    store_of(bench).open_gate.set()
+    draft = bench.person.draft()
+    bench.submit(draft)
+    await bench.appender.drain()
+    await turns()
+    bench.submit(draft)
+    await bench.appender.drain()
+    await turns()
+    assert len(bench.heard) == 1 and len(bench.results) == 2
+
+
+@pytest.mark.parametrize(("surplus", "inline"), [(0, True), (1, False)])
+async def test_a_notice_carries_up_to_128_kib(bench: Bench, surplus: int, inline: bool) -> None:
+    store_of(bench).open_gate.set()
+    bench.submit(bench.person.draft(body=bytes(room.INLINE_BYTES_MAX - 152 + surplus)))
+    await bench.appender.drain()
+    await turns()
+    (notice,) = bench.heard
+    assert isinstance(notice, HeadMoved) and notice.head == 1
+    assert bool(notice.changes) is inline
+
+
+async def test_a_store_that_fails_is_told_to_everybody_and_the_next_batch_is_tried(bench: Bench) -> None:
+    store = store_of(bench)
+    store.open_gate.set()
+    store.broken = True
+    draft = bench.person.draft()
+    bench.submit(draft)
+    bench.submit(bench.person.draft())
+    await bench.appender.drain()
+    assert [type(result) for result in bench.results] == [StoreUnavailable] * 2
+    store.broken = False
+    bench.submit(draft)
+    await bench.appender.drain()
+    result = bench.results[-1]
+    assert isinstance(result, Appended) and result.answers[0].seq == 1
+
+
+async def test_drafts_waiting_for_a_transaction_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = bench.person.draft()
+    monkeypatch.setattr(room, "QUEUED_BYTES_MAX", 3 * len(draft))
+    bench.submit(draft)
+    await turns()  # taken for the batch under way: it waits no more
+    for _ in range(3):
+        bench.submit(bench.person.draft())
+    with pytest.raises(Refusal) as refused:
+        bench.submit(bench.person.draft())
+    assert refused.value.code == "overloaded" and refused.value.retry_after_s
+    store_of(bench).open_gate.set()
+    await bench.appender.drain()
+    bench.submit(bench.person.draft(counter=5))
+    await bench.appender.drain()
+    assert len(bench.results) == 5
+
+
+async def test_many_sessions_appending_at_once_to_sqlite_leave_no_gap(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "hub.sqlite3")
+    await store.open()
+    person = Person(store)  # type: ignore[arg-type]
+    await person.settle()
+    bench = Bench(store, person)
+    task = asyncio.create_task(bench.appender.run())
+    for _ in range(300):
+        bench.submit(person.draft())
+        if person.counter % 7 == 0:
+            await asyncio.sleep(0)
+    await bench.appender.drain()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await store.close()
+    seqs = [result.answers[0].seq for result in bench.results if isinstance(result, Appended)]
+    assert seqs == list(range(1, 301))
+    count, total = bench.metrics.append_batch.get()
+    assert total == 300 and count < 150  # several drafts shared a transaction

@@ -1,0 +1,568 @@
+"""The SQLite keeper sits the exam of all stores, and answers for what only a file can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.errors import StoreUnavailable
+from hub.store import SchemaTooNew, Store
+from hub.store import sqlite as sqlite_room
+from hub.store.sqlite import SqliteStore
+from hub.terms import Kind, Limits
+from tests.store_exam import DAY, NO_BOUND, NOTES, NOW, StoreExam, Writer, new_account, new_writer, rid
+
+ROOT = Path(__file__).parent.parent
+
+
+def every_row(path: Path) -> Iterator[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for (table,) in db.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for row in db.execute(f"select * from {table}"):
+                yield (table, *row)
+
+
+class TestSqliteStore(StoreExam):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+        self.paths: dict[int, Path] = {}
+
+    async def make(self, *, limits: Limits | None = None, quota_bytes: int = NO_BOUND) -> Store:
+        path = self.folder / f"{len(self.paths)}.db"
+        store = SqliteStore(path, limits=limits, quota_bytes=quota_bytes)
+        await store.open()
+        self.paths[id(store)] = path
+        return store
+
+    async def restart(self, store: Store) -> Store:
+        await store.close()
+        again = SqliteStore(self.paths[id(store)], quota_bytes=NO_BOUND)
+        await again.open()
+        self.paths[id(again)] = self.paths[id(store)]
+        return again
+
+    async def rows(self, store: Store) -> list[tuple[object, ...]]:
+        return list(every_row(self.paths[id(store)]))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "hub.db"
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(path) as store:
+        yield store
+
+
+# --- durable ------------------------------------------------------------------------------------
+
+
+async def pragma(store: SqliteStore, name: str) -> object:
+    return await store._writer.run(lambda db: db.execute(f"pragma {name}").fetchone()[0])
+
+
+async def test_the_writer_syncs_every_commit_and_overwrites_what_it_removes(store: SqliteStore) -> None:
+    assert await pragma(store, "synchronous") == 2  # FULL
+    assert await pragma(store, "journal_mode") == "wal"
+    assert await pragma(store, "secure_delete") == 1
+    assert await pragma(store, "foreign_keys") == 1
+
+
+WORKER = """
+import asyncio, os, signal, sys
+from hub.store.sqlite import SqliteStore
+from tests.store_exam import Writer, NOW, draft_of
+
+path, account_id, space_id, device_id, how, *drafts = sys.argv[1:]
+
+class Deadly(list):
+    def __iter__(self):
+        for number, draft in enumerate(list.__iter__(self)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield draft
+
+async def main():
+    store = SqliteStore(path)
+    await store.open()
+    ids = [bytes.fromhex(each) for each in (account_id, space_id, device_id)]
+    writer = Writer(store, *ids)
+    todo = [draft_of(bytes.fromhex(each)) for each in sys.stdin.read().split()]
+    if how == "kill in the middle":
+        todo = Deadly(todo)
+        request = writer.request()
+        object.__setattr__(request, "drafts", todo)
+        await store.append([request], NOW)
+    if how == "kill after the commit":
+        asyncio.get_running_loop().call_soon_threadsafe = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        await writer.append(*todo)
+    for at in range(0, len(todo), 3):
+        for draft, answer in zip(todo[at:at + 3], (await writer.append(*todo[at:at + 3])).answers):
+            print(draft.header.counter, answer.seq, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def start(path: Path, writer: Writer, how: str, drafts: list[Any]) -> subprocess.Popen[str]:
+    ids = [each.hex() for each in (writer.account_id, writer.space_id, writer.device_id)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(path), *ids, how],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(" ".join(draft.sealed.hex() for draft in drafts))
+    process.stdin.close()
+    return process
+
+
+async def test_what_was_acknowledged_is_there_once_after_a_crash_at_any_moment(path: Path) -> None:
+    choose = random.Random()
+    async with opened(path) as store:
+        writer = await new_writer(store)
+    for _ in range(10):
+        drafts = [writer.draft(record, kind=Kind.DELTA) for record in range(60)]
+        process = start(path, writer, "kill from outside", drafts)
+        assert process.stdout is not None
+        with process, process.stdout as lines:
+            acknowledged = [lines.readline().split() for _ in range(choose.randrange(1, 60))]
+            process.kill()
+            acknowledged += [line.split() for line in lines if line.endswith("\n")]
+        by_counter = {draft.header.counter: draft.sealed for draft in drafts}
+        async with opened(path) as store:
+            writer.store = store
+            kept = (await writer.read()).changes
+            assert [change.seq for change in kept] == list(range(1, len(kept) + 1))
+            for counter, seq in acknowledged:
+                assert kept[int(seq) - 1].sealed == by_counter[int(counter)]
+            answers = (await writer.append(*drafts)).answers
+            assert [answer.seq for answer in answers[: len(acknowledged)]] == [int(seq) for _, seq in acknowledged]
+            assert (await writer.append(*drafts)).answers == answers
+            kept = (await writer.read()).changes
+            assert len({change.sealed for change in kept}) == len(kept) == writer.counters[NOTES]
+
+
+@pytest.mark.parametrize("how, kept", [("kill in the middle", 0), ("kill after the commit", 6)])
+async def test_a_crash_leaves_a_batch_whole_or_not_at_all(path: Path, how: str, kept: int) -> None:
+    async with opened(path) as store:
+        writer = await new_writer(store)
+    drafts = [writer.draft(record) for record in range(6)]
+    process = start(path, writer, how, drafts)
+    with process:
+        assert process.wait() == -signal.SIGKILL
+    async with opened(path) as store:
+        writer.store = store
+        assert await writer.seqs() == list(range(1, kept + 1))
+        assert [answer.seq for answer in (await writer.append(*drafts)).answers] == [1, 2, 3, 4, 5, 6]
+        assert await writer.seqs() == [1, 2, 3, 4, 5, 6]
+
+
+# --- deleted ------------------------------------------------------------------------------------
+
+
+def pieces_left(folder: Path, bodies: list[bytes]) -> int:
+    """How many of the bodies have one of seven pieces, of 12 bytes each, left in any file."""
+    files = b"\0".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    return sum(any(body[at : at + 12] in files for at in range(0, len(body) - 12, len(body) // 7)) for body in bodies)
+
+
+@pytest.mark.parametrize("deed", ["wipe", "delete_space", "delete_account"])
+@pytest.mark.parametrize("size", [200, 2_000])  # within a page, and over several
+async def test_deleted_bytes_are_in_no_file(path: Path, store: SqliteStore, deed: str, size: int) -> None:
+    """Also of changes that had been replaced, compacted and purged before."""
+    writer, bystander = await new_writer(store), await new_writer(store)
+    choose = random.Random(3)
+    bodies = []
+    for number in range(120):
+        draft = await writer.put(choose.randrange(40), size=size, now=NOW + number)
+        await bystander.put(choose.randrange(40), size=choose.randrange(160, 2 * size), now=NOW + number)
+        bodies.append(draft.sealed[112:])
+        if number % 50 == 49:
+            await store.compact(NOW + number - 40, 1_000)
+    assert pieces_left(path.parent, bodies) >= 40
+    if deed == "wipe":
+        await writer.wipe()
+    elif deed == "delete_space":
+        await store.delete_space(writer.account_id, writer.space_id)
+    else:
+        await store.delete_account(writer.account_id)
+    assert pieces_left(path.parent, bodies) == 0
+    assert pieces_left(path.parent, [change.sealed for change in (await bystander.read()).changes]) > 40
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+async def test_a_second_program_is_told_that_the_file_is_in_use(store: SqliteStore, path: Path) -> None:
+    program = (
+        "import asyncio, sys; from hub.store.sqlite import SqliteStore\n"
+        "try: asyncio.run(SqliteStore(sys.argv[1]).open())\n"
+        "except Exception as exc: print(type(exc).__name__, exc)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        said, _ = process.communicate()
+    assert said == f"StoreUnavailable {path} is in use by another running hub\n"
+    second = SqliteStore(path)
+    with pytest.raises(StoreUnavailable, match="in use"):
+        await second.open()
+    await store.ping()
+
+
+async def test_the_file_is_free_again_after_close(path: Path) -> None:
+    for _ in range(3):
+        async with opened(path) as store:
+            await store.ping()
+    assert not path.with_name("hub.db-wal").exists()
+
+
+async def test_a_store_that_did_not_open_can_be_opened_later(path: Path) -> None:
+    async with opened(path):
+        second = SqliteStore(path)
+        with pytest.raises(StoreUnavailable):
+            await second.open()
+    await second.open()
+    await second.ping()
+    await second.close()
+    await second.close()
+
+
+async def test_only_the_owner_can_read_the_files(store: SqliteStore, path: Path) -> None:
+    writer = await new_writer(store)
+    await writer.put()
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir() if each.stat().st_size}
+    assert modes == dict.fromkeys(("hub.db", "hub.db-wal", "hub.db-shm"), 0o600)
+
+
+async def test_a_crash_while_the_database_is_made_leaves_nothing_half_made(path: Path) -> None:
+    path.with_name("hub.db.new").write_bytes(b"half a database")
+    path.with_name("hub.db.new-journal").write_bytes(b"half a journal")
+    async with opened(path) as store:
+        await store.ping()
+    assert {each.name for each in path.parent.iterdir()} == {"hub.db", "hub.db.lock"}
+
+
+async def test_a_schema_that_fails_makes_no_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = path.with_name("broken.sql")
+    broken.write_text(sqlite_room.SCHEMA.read_text("utf-8") + "create table hub (key);\n")
+    monkeypatch.setattr(sqlite_room, "SCHEMA", broken)
+    with pytest.raises(StoreUnavailable, match="already exists"):
+        await SqliteStore(path).open()
+    assert not path.exists()
+
+
+async def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+    path.write_bytes(b"a letter to grandmother, not a database" * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        await SqliteStore(path).open()
+    assert path.read_bytes() == b"a letter to grandmother, not a database" * 100
+
+
+async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        await SqliteStore(tmp_path / "nowhere" / "hub.db").open()
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+NEXT = (("alter table space add column colour text", "create table stamp (number integer)"),)
+
+
+async def test_a_database_of_a_newer_program_stops_the_start_with_a_sentence(path: Path) -> None:
+    async with opened(path, migrations=NEXT):
+        pass
+    before = path.read_bytes()
+    with pytest.raises(SchemaTooNew, match=r"written by a newer hub \(schema version 2; this one knows 1\)"):
+        await SqliteStore(path).open()
+    assert path.read_bytes() == before
+    async with opened(path, migrations=NEXT) as store:
+        await store.ping()
+
+
+async def test_an_older_database_is_copied_and_then_migrated(path: Path) -> None:
+    async with opened(path) as store:
+        writer = await new_writer(store)
+        draft = await writer.put()
+        incarnation = await store.incarnation()
+    async with opened(path, migrations=NEXT) as store:
+        writer.store = store
+        assert (await writer.read()).changes[0].sealed == draft.sealed
+        assert await store.incarnation() == incarnation
+        assert await store._writer.run(lambda db: db.execute("select count(*) from stamp").fetchone()) == (0,)
+    copy = path.with_name("hub.db.v1")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    async with opened(copy) as store:
+        writer.store = store
+        assert (await writer.read()).changes[0].sealed == draft.sealed
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    async with opened(path) as store:
+        writer = await new_writer(store)
+    rows = sorted(map(repr, every_row(path)))
+    with pytest.raises(StoreUnavailable, match="no such table"):
+        await SqliteStore(path, migrations=(*NEXT, ("delete from nowhere",))).open()
+    assert sorted(map(repr, every_row(path))) == rows
+    assert path.with_name("hub.db.v1").exists()
+    async with opened(path) as store:
+        writer.store = store
+        await writer.put()
+
+
+async def test_migrations_run_once_and_in_order(path: Path) -> None:
+    steps = (NEXT[0], ("insert into stamp values (3)",), ("update stamp set number = number * 7",))
+    for known in (NEXT, steps, steps):
+        async with opened(path, migrations=known) as store:
+            await store.ping()
+    assert [row for row in every_row(path) if row[0] == "stamp"] == [("stamp", 21)]
+    assert path.with_name("hub.db.v1").exists() and path.with_name("hub.db.v2").exists()
+
+
+async def test_a_copy_that_a_crash_cut_short_is_made_again(path: Path) -> None:
+    async with opened(path):
+        pass
+    path.with_name("hub.db.copy").write_bytes(b"half a copy")
+    async with opened(path, migrations=NEXT):
+        pass
+    assert ("hub", "schema_version", b"1") in list(every_row(path.with_name("hub.db.v1")))
+
+
+# --- cost ---------------------------------------------------------------------------------------
+
+
+async def steps_of(store: SqliteStore, crew: str, call: Any) -> int:
+    """How many steps of SQLite's machine a call takes."""
+    counted = [0]
+
+    def count() -> None:
+        counted[0] += 1
+
+    def listen(db: sqlite3.Connection) -> None:
+        db.set_progress_handler(count, 1)
+
+    def deafen(db: sqlite3.Connection) -> None:
+        db.set_progress_handler(None, 0)
+
+    threads = getattr(store, crew)
+    await asyncio.gather(*(threads.run(listen) for _ in range(20)))
+    await call
+    await asyncio.gather(*(threads.run(deafen) for _ in range(20)))
+    return counted[0]
+
+
+async def test_no_call_on_the_hot_path_costs_more_in_a_longer_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_room, "READERS", 1)
+    async with opened(path) as store:
+        writer = await new_writer(store)
+
+        async def costs() -> dict[str, int]:
+            head = (await writer.read(changes_max=1)).head
+            retry, newest = await writer.put(5), await writer.put(5)
+            key = writer.key()
+            return {
+                "append": await steps_of(store, "_writer", writer.append(writer.draft(5))),
+                "conditional": await steps_of(
+                    store, "_writer", writer.append(writer.draft(6, base=newest.header.change_id, counter=head + 4))
+                ),
+                "retry": await steps_of(store, "_writer", writer.append(retry)),
+                "purge": await steps_of(store, "_writer", writer.append(writer.draft(kind=Kind.PURGE, upto=head))),
+                "read": await steps_of(store, "_readers", writer.read(head - 9)),
+                "read live": await steps_of(store, "_readers", writer.read(live_only=True, changes_max=2)),
+                "history": await steps_of(store, "_readers", store.history(key, rid(5), before=0, limit=3)),
+                "states": await steps_of(
+                    store, "_readers", store.states(writer.account_id, writer.space_id, writer.device_id, [NOTES])
+                ),
+                "compact": await steps_of(store, "_writer", store.compact(NOW - 1, 100)),
+            }
+
+        for batch in range(2):
+            await writer.append(*(writer.draft(record % 20) for record in range(60)))
+            await writer.append(writer.draft(kind=Kind.PURGE, upto=0))
+            if batch == 0:
+                await costs()  # the first of each kind also makes rows that later ones only change
+        short = await costs()
+        for _ in range(20):
+            await writer.append(*(writer.draft(record % 20) for record in range(256)))
+        long = await costs()
+    for call, steps in long.items():
+        assert steps <= short[call] * 1.2 + 20, (call, short[call], steps)
+
+
+# --- the threads --------------------------------------------------------------------------------
+
+
+async def test_close_finishes_what_was_called_before_and_leaves_no_thread(path: Path) -> None:
+    before = set(threading.enumerate())
+    store = SqliteStore(path)
+    await store.open()
+    writer = await new_writer(store)
+    assert len(set(threading.enumerate()) - before) == 3
+    drafts = [writer.draft(record) for record in range(50)]
+    appends = [asyncio.ensure_future(writer.answer(draft)) for draft in drafts]
+    await asyncio.sleep(0)  # each has called
+    await store.close()
+    assert [(await append).seq for append in appends] == list(range(1, 51))
+    assert set(threading.enumerate()) == before
+    async with opened(path) as store:
+        writer.store = store
+        assert len(await writer.seqs()) == 50
+
+
+async def test_a_full_queue_says_so_at_once(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_room, "WAITING_MAX", 3)
+    gate, reached = threading.Event(), threading.Event()
+
+    def block(db: sqlite3.Connection) -> None:
+        reached.set()
+        gate.wait()
+
+    blocking = asyncio.ensure_future(store._writer.run(block))
+    await store._readers.run(lambda db: reached.wait(30))
+    waiting = [asyncio.ensure_future(store.note_seen([], DAY)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable, match="too many calls"):
+        await store.note_seen([], DAY)
+    gate.set()
+    await asyncio.gather(blocking, *waiting)
+    await store.note_seen([], DAY)
+
+
+async def test_a_failing_database_is_unavailable_and_writes_nothing(store: SqliteStore, path: Path) -> None:
+    account_id, *_ = await new_account(store)
+    rows = sorted(map(repr, every_row(path)))
+
+    def fail(db: sqlite3.Connection) -> None:
+        db.execute("delete from device")
+        db.execute("insert into account (account_id) values (?)", (account_id,))
+
+    with pytest.raises(StoreUnavailable) as unavailable:
+        await store._writer.run(fail)
+    assert isinstance(unavailable.value.__cause__, sqlite3.Error)
+    assert sorted(map(repr, every_row(path))) == rows
+
+
+async def test_a_full_disk_is_unavailable_and_later_writes_work(store: SqliteStore) -> None:
+    writer = await new_writer(store)
+    pages = await pragma(store, "page_count")
+    await pragma(store, f"max_page_count = {pages}")
+    draft = writer.draft(size=100_000)
+    with pytest.raises(StoreUnavailable, match="full"):
+        await writer.append(draft)
+    assert await writer.read() == ([], 0, 0)
+    await pragma(store, "max_page_count = 1000000")
+    assert (await writer.answer(draft)).seq == 1
+
+
+async def test_a_call_nobody_waits_for_any_more_harms_nobody(store: SqliteStore) -> None:
+    writer = await new_writer(store)
+    doomed = asyncio.ensure_future(writer.append(writer.draft(counter=1)))
+    await asyncio.sleep(0)
+    doomed.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await doomed
+    await store.ping()
+    assert await writer.seqs() in ([], [1])
+
+
+async def test_a_reader_cannot_write(store: SqliteStore) -> None:
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await store._readers.run(lambda db: db.execute("delete from hub"))
+
+
+async def test_rows_cannot_outlive_what_they_belong_to(store: SqliteStore) -> None:
+    """A deletion that forgets a table fails instead of leaving rows."""
+    writer = await new_writer(store)
+    await writer.put()
+    for table in ("collection", "space", "account"):
+        with pytest.raises(StoreUnavailable, match="FOREIGN KEY"):
+            await store._writer.run(lambda db, table=table: db.execute(f"delete from {table}"))  # type: ignore[misc]
+
+
+async def test_the_wal_does_not_grow_without_end(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that never pauses keeps SQLite's own checkpoint from starting the WAL anew."""
+    monkeypatch.setattr(sqlite_room, "WAL_BYTES_MAX", 200_000)
+    writer = await new_writer(store)
+    for record in range(20):
+        await writer.put(record, size=50_000)
+        assert path.with_name("hub.db-wal").stat().st_size < 300_000
+
+
+async def test_a_slow_reader_delays_the_scrubbing_to_a_later_write(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = await new_writer(store)
+    body = (await writer.put(size=500)).sealed[112:]
+    await pragma(store, "busy_timeout = 1")
+    gate, reached = threading.Event(), threading.Event()
+
+    def linger(db: sqlite3.Connection) -> None:
+        db.execute("select count(*) from change").fetchone()
+        reached.set()
+        gate.wait()
+
+    lingering = asyncio.ensure_future(store._readers.run(linger))
+    await store._readers.run(lambda db: reached.wait(30))
+    await writer.wipe()
+    assert pieces_left(path.parent, [body]) == 1
+    gate.set()
+    await lingering
+    await store.note_seen([writer.device_id], DAY)
+    assert pieces_left(path.parent, [body]) == 0
+
+
+async def test_a_wipe_that_a_crash_left_in_the_wal_is_finished_at_the_next_start(path: Path, tmp_path: Path) -> None:
+    async with opened(path) as store:
+        writer = await new_writer(store)
+        body = (await writer.put(size=500)).sealed[112:]
+        image = tmp_path / "crashed"
+        image.mkdir()
+        for each in path.parent.glob("hub.db*"):
+            (image / each.name).write_bytes(each.read_bytes())
+    crashed = image / "hub.db"
+    with contextlib.closing(sqlite3.connect(crashed)) as db:
+        db.execute("pragma secure_delete = on")
+        db.execute("delete from change")
+        db.commit()
+        again = tmp_path / "again"
+        again.mkdir()
+        for each in image.iterdir():
+            (again / each.name).write_bytes(each.read_bytes())
+    assert pieces_left(again, [body]) == 1
+    async with opened(again / "hub.db") as store:
+        assert pieces_left(again, [body]) == 0
+
+
+async def test_two_calls_read_at_once(store: SqliteStore) -> None:
+    both = threading.Barrier(2, timeout=30)
+    await asyncio.gather(*(store._readers.run(lambda db: both.wait()) for _ in range(2)))
