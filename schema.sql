@@ -10,8 +10,9 @@
 -- Every table that grows with data (space, collection, change, counter, receipt,
 -- witness) has account_id first in its primary key and in every unique index and
 -- foreign key, so it can be partitioned or distributed by hash of account_id
--- unchanged.  The small tables (hub, account, device, attempt, invite) are looked
--- up by other things than the account and stay whole: reference tables, in Citus.
+-- unchanged (only fillfactor is then set on the partitions).  The small tables
+-- (hub, account, device, attempt, invite) are looked up by other things than the
+-- account and stay whole: reference tables, in Citus.
 
 -- What the database says of itself: schema_version, incarnation, tag_generation.
 create table hub (

@@ -29,6 +29,7 @@ class _Queued(NamedTuple):
     append: Append
     size: int
     on_done: OnDone
+    submitted_at: float
 
 
 class Appender:
@@ -55,7 +56,7 @@ class Appender:
         if self._queued_bytes + size > QUEUED_BYTES_MAX:
             raise Refusal("overloaded", retry_after_s=1.0)
         self._queued_bytes += size
-        self._queue.append(_Queued(append, size, on_done))
+        self._queue.append(_Queued(append, size, on_done, self._monotonic()))
         self._idle.clear()
         self._wake.set()
 
@@ -96,6 +97,7 @@ class Appender:
         for queued, result in zip(batch, results, strict=True):
             self._count(result)
             queued.on_done(result)
+            self._metrics.append_seconds.observe(self._monotonic() - queued.submitted_at)
         await self._publish((queued.append, result) for queued, result in zip(batch, results, strict=True))
 
     def _count(self, result: Appended) -> None:

@@ -259,6 +259,7 @@ class HubServer:
         self._door = Door(sessions_max=sessions_max)
         self._peers: set[Peer] = set()
         self._server: Server | None = None
+        metrics.queued_bytes.read_from(lambda: sum(peer.session.queued_bytes for peer in self._peers))
 
     async def listen(
         self, host: str, port: int, urls: Callable[[int], Sequence[str]], tls: ssl.SSLContext | None

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hub.errors import Refusal
 from hub.store import Account, Append, Attempt, Device, Draft, Space, Store
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
-from hub.terms import ZERO_ID, CollectionKey, Kind, Limits
+from hub.terms import COLLECTION_KINDS, ZERO_ID, CollectionKey, Kind, Limits
 from tests.store_exam import draft_of, sealed
 
 Call = Callable[[Store], Coroutine[Any, Any, Any]]
 
 LIMITS = Limits(collections_per_space_max=2)
-QUOTA_BYTES = 4_000
-DEVICES_MAX = 4
+QUOTA_BYTES = 6_000
+DEVICES_MAX = 5
 SPACES_MAX = 2
 
 ACCOUNTS = [b"account%09d" % number for number in range(2)]
@@ -35,33 +37,40 @@ TAGS = [b"tag%029d" % number for number in range(2)]
 INVITES = [b"invite%026d" % number for number in range(2)]
 
 accounts = st.sampled_from(ACCOUNTS)
-devices = st.sampled_from(DEVICES)
-spaces = st.sampled_from(SPACES)
-records = st.sampled_from(RECORDS)
-tags = st.sampled_from(TAGS)
 # Most calls go to the first of each, so that they meet.
-mostly = st.sampled_from([0, 0, 0, 0, 1, 1, 2])
-kinds = st.sampled_from(
-    [
-        Kind.PUT,
-        Kind.PUT,
-        Kind.PUT,
-        Kind.DELTA,
-        Kind.DELTA,
-        Kind.DELETE,
-        Kind.DELETE,
-        Kind.KEYRING,
-        Kind.PURGE,
-        Kind.WIPE,
-    ]
+mostly_first = st.sampled_from([0, 0, 0, 0, 1, 1, 2])
+records = st.sampled_from(RECORDS)
+KINDS = [Kind.PUT] * 5 + [Kind.DELTA] * 4 + [Kind.DELETE] * 3 + [Kind.KEYRING] * 2 + [Kind.PURGE] * 2 + [Kind.WIPE]
+
+
+class Edit(NamedTuple):
+    """What a device wants to write; the machine knows the counter and the newest change."""
+
+    kind: Kind
+    record: bytes
+    device: int
+    collection: int
+    base: str  # "" = last writer wins
+    skip: int  # 0 = the right counter
+    upto: int
+    size: int
+
+
+edits = st.builds(
+    Edit,
+    st.sampled_from(KINDS),
+    records,
+    mostly_first,
+    mostly_first,
+    st.sampled_from(["", "", "", "zero", "newest", "newest"]),
+    st.sampled_from([0] * 12 + [1, -1]),
+    st.integers(0, 12),
+    st.sampled_from([160, 160, 170, 900]),
 )
 
 
 class SameAnswers(RuleBasedStateMachine):
     """Two stores side by side; every call goes to both."""
-
-    drafts: Bundle[tuple[bytes, bytes, Draft]] = Bundle("drafts")
-    attempts: Bundle[bytes] = Bundle("attempts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,16 +81,16 @@ class SameAnswers(RuleBasedStateMachine):
             SqliteStore(Path(self.folder.name) / "hub.db", limits=LIMITS, quota_bytes=QUOTA_BYTES),
         ]
         self.now = 1_000.0
-        self.random = 0
-        self.counters: dict[tuple[bytes, ...], int] = {}
-        self.newest = ZERO_ID
+        self.ids = 0
+        self.sent: list[Draft] = []
+        self.attempts: list[bytes] = []
+        self.newest: dict[bytes, bytes] = {}  # the last change_id sealed for a record
         for store in self.stores:
             self.loop.run_until_complete(store.open())
-        # Enough to write at once; the rules add the rest.
-        self.make_account(0, 0, None)
-        for number in (1, 2):
-            self.add_device(number, 0)
-        self.create_space(0, 0)
+        self.enrol(0, 0, Account(ACCOUNTS[0], None, 0, 0), 0, None)
+        self.add_device(1, 0)
+        self.add_device(2, 0)
+        self.create_space(0, 0, b"k")
 
     def teardown(self) -> None:
         for store in self.stores:
@@ -96,195 +105,69 @@ class SameAnswers(RuleBasedStateMachine):
         return model
 
     def fresh_id(self) -> bytes:
-        self.random += 1
-        return b"fresh%011d" % self.random
+        self.ids += 1
+        return b"fresh%011d" % self.ids
 
-    # --- writing ---
+    # --- the log ---
 
-    @rule(
-        target=drafts,
-        device=mostly,
-        space=st.sampled_from([0, 0, 0, 0, 0, 1]),
-        collection=mostly,
-        record=records,
-        kind=kinds,
-        base=st.sampled_from([None, None, "zero", "newest", "newest", "other"]),
-        skip=st.sampled_from([0, 0, 0, 0, 0, 0, 1, -1]),
-        upto=st.integers(0, 30),
-        size=st.sampled_from([160, 160, 200, 900]),
-    )
-    def seal(
-        self,
-        device: int,
-        space: int,
-        collection: int,
-        record: bytes,
-        kind: Kind,
-        base: str | None,
-        skip: int,
-        upto: int,
-        size: int,
-    ) -> tuple[bytes, bytes, Draft]:
-        """A draft, which later rules append, once or often."""
-        key = CollectionKey(ACCOUNTS[0], SPACES[space], COLLECTIONS[collection])
-        device_id = DEVICES[device]
-        counter = max(1, self.counters.get((device_id, *key), 0) + 1 + skip)
-        if skip == 0:
-            self.counters[(device_id, *key)] = counter
-        if kind in (Kind.PURGE, Kind.WIPE):
-            record = ZERO_ID
-        bases = {"zero": ZERO_ID, "newest": self.newest, "other": self.fresh_id()}
-        conditional = base is not None and kind in (Kind.PUT, Kind.DELETE, Kind.KEYRING)
-        change_id = self.fresh_id()
-        self.newest = change_id
-        sealed_bytes = sealed(
-            key,
-            device_id,
-            counter,
-            kind=kind,
-            record_id=record,
-            change_id=change_id,
-            base=bases[base] if conditional and base else None,
-            upto=upto,
-            size=size,
-        )
-        return device_id, key.space_id, draft_of(sealed_bytes)
+    @rule(chosen=st.lists(edits, min_size=1, max_size=8), space=st.sampled_from([0] * 7 + [1]), atomic=st.booleans())
+    def write(self, chosen: list[Edit], space: int, atomic: bool) -> None:
+        """New edits of several devices, as one batch."""
+        ahead: Counter[tuple[int, int]] = Counter()
+        drafts = []
+        for edit in chosen:
+            key = CollectionKey(ACCOUNTS[0], SPACES[space], COLLECTIONS[edit.collection])
+            ahead[edit.device, edit.collection] += edit.skip == 0
+            counter = self.counter(key, DEVICES[edit.device]) + ahead[edit.device, edit.collection] + edit.skip
+            drafts.append(self.seal(key, edit, max(1, counter)))
+        self.sent += drafts
+        self.append(drafts, atomic)
 
-    @rule(chosen=st.lists(drafts, min_size=1, max_size=6), atomic=st.booleans(), account=st.sampled_from([0, 0, 0, 1]))
-    def append(self, chosen: list[tuple[bytes, bytes, Draft]], atomic: bool, account: int) -> None:
-        """Drafts of one device and space make one request; all of them are one batch."""
-        self.now += 1
-        together: dict[tuple[bytes, bytes], list[Draft]] = {}
-        for device_id, space_id, draft in chosen:
-            together.setdefault((device_id, space_id), []).append(draft)
-        batch = [
-            Append(ACCOUNTS[account], space_id, device_id, drafts, atomic)
-            for (device_id, space_id), drafts in together.items()
-        ]
-        answered = self.both(lambda store: store.append(batch, self.now))
-        for request, appended in zip(batch, answered, strict=True):
-            # A refused draft uses up no counter: count on from what the hub has.
-            for draft in request.drafts:
-                key = (request.device_id, request.account_id, request.space_id, draft.header.collection_id)
-                if appended.answers and account == 0:
-                    self.counters[key] = self.counter_of(*key)
+    @rule(chosen=st.lists(st.integers(0, 1_000), min_size=1, max_size=6), atomic=st.booleans())
+    def send_again(self, chosen: list[int], atomic: bool) -> None:
+        """Drafts of any age, in any order."""
+        if self.sent:
+            self.append([self.sent[-1 - number % len(self.sent)] for number in chosen], atomic)
 
-    def counter_of(self, device_id: bytes, account_id: bytes, space_id: bytes, collection_id: bytes) -> int:
-        (state,) = self.both(lambda store: store.states(account_id, space_id, device_id, [collection_id]))
+    def counter(self, key: CollectionKey, device_id: bytes) -> int:
+        (state,) = self.both(lambda store: store.states(key.account_id, key.space_id, device_id, [key.collection_id]))
         return int(state.counter)
 
-    @rule(seconds=st.integers(0, 5))
+    def seal(self, key: CollectionKey, edit: Edit, counter: int) -> Draft:
+        record_id = ZERO_ID if edit.kind in COLLECTION_KINDS else edit.record
+        base = {"": None, "zero": ZERO_ID, "newest": self.newest.get(record_id, ZERO_ID)}[edit.base]
+        change_id = self.newest[record_id] = self.fresh_id()
+        return draft_of(
+            sealed(
+                key,
+                DEVICES[edit.device],
+                counter,
+                kind=edit.kind,
+                record_id=record_id,
+                change_id=change_id,
+                base=None if edit.kind in COLLECTION_KINDS | {Kind.DELTA} else base,
+                upto=edit.upto,
+                size=edit.size,
+            )
+        )
+
+    def append(self, drafts: list[Draft], atomic: bool) -> None:
+        self.now += 1
+        requests: dict[tuple[bytes, bytes], list[Draft]] = {}
+        for draft in drafts:
+            requests.setdefault((draft.header.space_id, draft.header.device_id), []).append(draft)
+        batch = [Append(ACCOUNTS[0], *names, of_one, atomic) for names, of_one in requests.items()]
+        self.both(lambda store: store.append(batch, self.now))
+
+    @rule(seconds=st.integers(-1, 6))
     def compact(self, seconds: int) -> None:
         # No small limit: which of equally old changes goes first is not promised.
         self.both(lambda store: store.compact(self.now - seconds, 1_000))
 
-    @rule(device=mostly, collection=mostly, counter=st.integers(1, 4))
+    @rule(device=mostly_first, collection=mostly_first, counter=st.integers(1, 4))
     def put_witness(self, device: int, collection: int, counter: int) -> None:
         key = CollectionKey(ACCOUNTS[0], SPACES[0], COLLECTIONS[collection])
-        witness = b"witness %d" % counter
-        self.both(lambda store: store.put_witness(key, DEVICES[device], counter, witness))
-
-    # --- accounts, devices, spaces ---
-
-    @rule(account=st.sampled_from([0, 1]), tag=st.sampled_from([0, 1]), invite=st.sampled_from([None, None, *INVITES]))
-    def make_account(self, account: int, tag: int, invite: bytes | None) -> None:
-        device = a_device(self.random % len(DEVICES), account)
-        self.enrol(device, Account(ACCOUNTS[account], None, 0, 0), TAGS[tag], invite)
-
-    @rule(number=st.integers(0, 5), account=st.sampled_from([0, 1]), tag=tags)
-    def enrol_device(self, number: int, account: int, tag: bytes) -> None:
-        self.enrol(a_device(number, account), None, tag, None)
-
-    def enrol(self, device: Device, new: Account | None, tag: bytes, invite: bytes | None) -> None:
-        attempt_id = self.new_attempt(tag, invite)
-        self.both(
-            lambda store: store.enrol(
-                attempt_id,
-                device,
-                new,
-                tag,
-                per_account_max=DEVICES_MAX,
-                per_app_max=DEVICES_MAX - 1,
-                first_only=False,
-                now=self.now,
-            )
-        )
-
-    @rule(number=st.integers(0, 5), account=st.sampled_from([0, 1]))
-    def add_device(self, number: int, account: int) -> None:
-        device = a_device(number, account)
-        self.both(lambda store: store.add_device(device, per_account_max=DEVICES_MAX, per_app_max=DEVICES_MAX - 1))
-
-    @rule(chosen=st.lists(devices, max_size=2), account=accounts)
-    def revoke(self, chosen: list[bytes], account: bytes) -> None:
-        self.both(lambda store: store.revoke(account, chosen, self.now))
-
-    @rule(device_id=devices, account=accounts, day=st.integers(0, 3))
-    def approve_and_note(self, device_id: bytes, account: bytes, day: int) -> None:
-        self.both(lambda store: store.approve(account, device_id))
-        self.both(lambda store: store.note_seen([device_id], day))
-
-    @rule(space=st.integers(0, 2), account=st.sampled_from([0, 0, 1]), key=st.sampled_from([b"k", b"k", b"other"]))
-    def create_space(self, space: int, account: int, key: bytes = b"k") -> None:
-        new = Space(ACCOUNTS[account], SPACES[space], "app", 0, key)
-        self.both(lambda store: store.create_space(new, SPACES_MAX, self.now))
-
-    @rule(space=spaces, account=accounts)
-    def delete_space(self, space: bytes, account: bytes) -> None:
-        self.both(lambda store: store.delete_space(account, space))
-        self.forget_counters()
-
-    @rule(account=st.sampled_from([ACCOUNTS[1], ACCOUNTS[1], ACCOUNTS[0]]))
-    def delete_account(self, account: bytes) -> None:
-        self.both(lambda store: store.delete_account(account))
-        self.forget_counters()
-
-    def forget_counters(self) -> None:
-        self.counters = {key: self.counter_of(*key) for key in self.counters}
-
-    @rule(at=st.sampled_from([None, 1_003.0, 1_010.0]), account=accounts, space=spaces)
-    def schedule(self, at: float | None, account: bytes, space: bytes) -> None:
-        self.both(lambda store: store.schedule_account_deletion(account, at))
-        self.both(lambda store: store.schedule_space_deletion(account, space, at))
-
-    # --- attempts and invites ---
-
-    @rule(target=attempts, tag=tags)
-    def add_attempt(self, tag: bytes) -> bytes:
-        return self.new_attempt(tag, None)
-
-    def new_attempt(self, tag: bytes, invite: bytes | None) -> bytes:
-        attempt_id = self.fresh_id()
-        attempt = Attempt(attempt_id, tag, b"pk", "enrol", "app", self.now, self.now + 5, invite, sent_at=self.now)
-        self.both(lambda store: store.add_attempt(attempt))
-        return attempt_id
-
-    @rule(attempt_id=attempts, deed=st.sampled_from(["charge", "consume", "resend"]))
-    def use_attempt(self, attempt_id: bytes, deed: str) -> None:
-        calls: dict[str, Call] = {
-            "charge": lambda store: store.charge_attempt(attempt_id, self.now, 3),
-            "consume": lambda store: store.consume_attempt(attempt_id, self.now),
-            "resend": lambda store: store.note_resend(attempt_id, b"pk", self.now, not_before_s=2, sends_max=3),
-        }
-        self.both(calls[deed])
-
-    @rule(token=st.sampled_from(INVITES), expires_at=st.sampled_from([1_001.0, 2_000.0]))
-    def add_invite(self, token: bytes, expires_at: float) -> None:
-        self.both(lambda store: store.add_invite(token, expires_at))
-
-    @rule(created_before=st.sampled_from([1_001.0, 1_005.0]))
-    def forget(self, created_before: float) -> None:
-        self.both(lambda store: store.forget_attempts(created_before))
-
-    @rule(generation=st.integers(0, 3))
-    def rewrap(self, generation: int) -> None:
-        self.both(lambda store: store.rewrap_addresses(lambda tag: tag[::-1], generation))
-
-    # --- what must be equal after every step ---
-
-    @invariant()
-    def what_stands_is_equal(self) -> None:
-        self.both(lambda store: what_stands(store, self.now))
+        self.both(lambda store: store.put_witness(key, DEVICES[device], counter, b"witness %d" % counter))
 
     @rule(after=st.integers(0, 12), changes_max=st.integers(1, 5), bytes_max=st.sampled_from([1, 400, 100_000]))
     def read_pages(self, after: int, changes_max: int, bytes_max: int) -> None:
@@ -296,6 +179,95 @@ class SameAnswers(RuleBasedStateMachine):
     def read_history(self, record: bytes, before: int, limit: int) -> None:
         self.both(lambda store: everywhere(lambda key: store.history(key, record, before=before, limit=limit)))
 
+    @rule(number=st.sampled_from([1, 2, 2, 5]), account=st.sampled_from([0, 0, 0, 1]))
+    def revoke(self, number: int, account: int) -> None:
+        self.both(lambda store: store.revoke(ACCOUNTS[account], [DEVICES[number], DEVICES[5]], self.now))
+
+    # --- people: one rule, so that most steps are about the log ---
+
+    @rule(data=st.data())
+    def people(self, data: st.DataObject) -> None:
+        deeds = [self.any_enrolment, self.any_device, self.any_attempt, self.any_space, self.any_deletion]
+        data.draw(st.sampled_from(deeds))(data)
+
+    def any_enrolment(self, data: st.DataObject) -> None:
+        account, tag = data.draw(st.sampled_from([0, 1])), data.draw(st.sampled_from([0, 1]))
+        new = Account(ACCOUNTS[account], None, 0, 0) if data.draw(st.booleans()) else None
+        invite = data.draw(st.sampled_from([None, None, *INVITES]))
+        self.enrol(data.draw(st.integers(0, 5)), account, new, tag, invite)
+
+    def enrol(self, number: int, account: int, new: Account | None, tag: int, invite: bytes | None) -> None:
+        attempt_id, device = self.add_attempt(TAGS[tag], invite), a_device(number, account)
+        limits = {"per_account_max": DEVICES_MAX, "per_app_max": DEVICES_MAX - 1}
+        self.both(
+            lambda store: store.enrol(attempt_id, device, new, TAGS[tag], first_only=False, now=self.now, **limits)
+        )
+
+    def any_device(self, data: st.DataObject) -> None:
+        number, account = data.draw(st.integers(2, 5)), data.draw(st.sampled_from([0, 0, 1]))
+        deeds: dict[str, Call] = {
+            "approve": lambda store: store.approve(ACCOUNTS[account], DEVICES[number]),
+            "note": lambda store: store.note_seen([DEVICES[number]], number),
+        }
+        if data.draw(st.booleans()):
+            self.add_device(number, account)
+        else:
+            self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    def add_device(self, number: int, account: int) -> None:
+        device = a_device(number, account)
+        self.both(lambda store: store.add_device(device, per_account_max=DEVICES_MAX, per_app_max=DEVICES_MAX - 1))
+
+    def any_attempt(self, data: st.DataObject) -> None:
+        if data.draw(st.booleans()):
+            self.add_attempt(data.draw(st.sampled_from(TAGS)), None)
+        attempt_id = data.draw(st.sampled_from(self.attempts[-3:]))
+        token, at = data.draw(st.sampled_from(INVITES)), self.now + data.draw(st.sampled_from([-2, 0, 2, 50]))
+        deeds: dict[str, Call] = {
+            "charge": lambda store: store.charge_attempt(attempt_id, self.now, 2),
+            "consume": lambda store: store.consume_attempt(attempt_id, self.now),
+            "resend": lambda store: store.note_resend(attempt_id, b"pk", self.now, not_before_s=2, sends_max=3),
+            "invite": lambda store: store.add_invite(token, at),
+            "forget": lambda store: store.forget_attempts(at - 5),
+            "rewrap": lambda store: store.rewrap_addresses(
+                lambda tag: hashlib.sha256(tag).digest(), len(self.sent) // 9
+            ),
+        }
+        self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    def add_attempt(self, tag: bytes, invite: bytes | None) -> bytes:
+        self.attempts.append(self.fresh_id())
+        attempt = Attempt(
+            self.attempts[-1], tag, b"pk", "enrol", "app", self.now, self.now + 5, invite, sent_at=self.now
+        )
+        self.both(lambda store: store.add_attempt(attempt))
+        return self.attempts[-1]
+
+    def any_space(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from([b"k", b"k", b"k", b"other"]))
+        self.create_space(data.draw(st.integers(0, 2)), data.draw(st.sampled_from([0, 0, 1])), key)
+
+    def create_space(self, number: int, account: int, key: bytes) -> None:
+        space = Space(ACCOUNTS[account], SPACES[number], "app", 0, key)
+        self.both(lambda store: store.create_space(space, SPACES_MAX, self.now))
+
+    def any_deletion(self, data: st.DataObject) -> None:
+        account, number = data.draw(accounts), data.draw(st.sampled_from([0, 1, 1, 2, 2]))
+        at = data.draw(st.sampled_from([None, self.now, self.now + 2]))
+        deeds: dict[str, Call] = {
+            "later": lambda store: store.schedule_account_deletion(account, at),
+            "later, a space": lambda store: store.schedule_space_deletion(account, SPACES[number], at),
+            "space": lambda store: store.delete_space(account, SPACES[number]),
+            "account": lambda store: store.delete_account(ACCOUNTS[1]),
+        }
+        self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    # --- what must be equal after every step ---
+
+    @invariant()
+    def what_stands_is_equal(self) -> None:
+        self.both(lambda store: what_stands(store, self.now))
+
 
 KEYS = [
     *(CollectionKey(ACCOUNTS[0], SPACES[0], collection_id) for collection_id in COLLECTIONS),
@@ -304,7 +276,8 @@ KEYS = [
 
 
 def a_device(number: int, account: int) -> Device:
-    return Device(DEVICES[number], ACCOUNTS[account], b"key %d" % number, "app", "app", "mail", float(number), 0)
+    key = b"key %d" % number
+    return Device(DEVICES[number], ACCOUNTS[account], key, "app", "app", "mail", float(number), 0, probation_until=9.0)
 
 
 async def answer(call: Coroutine[Any, Any, Any]) -> Any:
@@ -340,7 +313,7 @@ async def what_stands(store: Store, now: float) -> list[Any]:
 TestSameAnswers = SameAnswers.TestCase
 TestSameAnswers.settings = settings(
     max_examples=100,
-    stateful_step_count=30,
+    stateful_step_count=25,
     deadline=None,  # the disk decides
     suppress_health_check=list(HealthCheck),
 )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from tests.store_exam import NO_BOUND, StoreExam
-
 from hub.store import Store
 from hub.store.memory import MemoryStore
 from hub.terms import Limits
+from tests.store_exam import NO_BOUND, StoreExam
 
 
 class TestMemoryStore(StoreExam):

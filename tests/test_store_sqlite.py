@@ -58,6 +58,14 @@ class TestSqliteStore(StoreExam):
         return list(every_row(self.paths[id(store)]))
 
 
+def contents(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "hub.db"
@@ -227,11 +235,11 @@ async def test_a_second_program_is_told_that_the_file_is_in_use(store: SqliteSto
         "try: asyncio.run(SqliteStore(sys.argv[1]).open())\n"
         "except Exception as exc: print(type(exc).__name__, exc)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        said, _ = process.communicate()
-    assert said == f"StoreUnavailable {path} is in use by another running hub\n"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(path), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert said.decode() == f"StoreUnavailable {path} is in use by another running hub\n"
     second = SqliteStore(path)
     with pytest.raises(StoreUnavailable, match="in use"):
         await second.open()
@@ -277,14 +285,15 @@ async def test_a_schema_that_fails_makes_no_database(path: Path, monkeypatch: py
     monkeypatch.setattr(sqlite_room, "SCHEMA", broken)
     with pytest.raises(StoreUnavailable, match="already exists"):
         await SqliteStore(path).open()
-    assert not path.exists()
+    assert not contents(path)
 
 
 async def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
-    path.write_bytes(b"a letter to grandmother, not a database" * 100)
+    letter = b"a letter to grandmother, not a database" * 100
+    fill(path, letter)
     with pytest.raises(StoreUnavailable, match="not a database"):
         await SqliteStore(path).open()
-    assert path.read_bytes() == b"a letter to grandmother, not a database" * 100
+    assert contents(path) == letter
 
 
 async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
@@ -300,10 +309,10 @@ NEXT = (("alter table space add column colour text", "create table stamp (number
 async def test_a_database_of_a_newer_program_stops_the_start_with_a_sentence(path: Path) -> None:
     async with opened(path, migrations=NEXT):
         pass
-    before = path.read_bytes()
+    before = contents(path)
     with pytest.raises(SchemaTooNew, match=r"written by a newer hub \(schema version 2; this one knows 1\)"):
         await SqliteStore(path).open()
-    assert path.read_bytes() == before
+    assert contents(path) == before
     async with opened(path, migrations=NEXT) as store:
         await store.ping()
 

@@ -256,6 +256,8 @@ class Conversation:
         with device.transaction():
             device.storage.set_setting("space_known", b"1")
             device.storage.set_setting("incarnation", self._ready.incarnation)
+            if isinstance(answer, m.Entered):
+                device.know_spaces(answer.spaces)
         # Those that were asked for before the space was there.
         self.follow(list(device.collections.values()))
         device.effects.append(Moved())

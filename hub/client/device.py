@@ -8,7 +8,7 @@ effects to carry out gather here too, in order, until the engine hands them out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -159,6 +159,11 @@ class Device:
             self.storage.set_setting("account_id", ready.account_id)
             self.storage.set_setting("spaces", msgspec.msgpack.encode(ready.spaces))
         self.effects.append(Moved())
+
+    def know_spaces(self, spaces: Sequence[m.SpaceInfo]) -> None:
+        """The hub told of these spaces; those it told of before stay known.  Part of the caller's transaction."""
+        told = {space.space_id: space for space in [*self.known_spaces, *spaces]}
+        self.storage.set_setting("spaces", msgspec.msgpack.encode(list(told.values())))
 
     @property
     def space_id(self) -> SpaceId:

@@ -191,9 +191,14 @@ class Engine:
 
     # --- what the app asks of the hub ---
 
+    @property
+    def in_session(self) -> bool:
+        """Whether the hub knows this device on the line that stands."""
+        return self._talk is not None and self._talk.ready
+
     def request(self, make: Callable[[int], m.Message]) -> tuple[int, list[Effect]]:
         """Ask the hub something; the answer comes as ``Answered``.  Raises ``ConnectionError`` when not in session."""
-        if self._talk is None or not self._talk.ready:
+        if self._talk is None or not self.in_session:
             raise ConnectionError("not connected to the hub")
         number = self._talk.ask(make)
         return number, self.device.take_effects()

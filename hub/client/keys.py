@@ -51,17 +51,17 @@ class SpaceKeys:
         first_key = _first_key(app_key, key_epoch, first_key)
         signing_key = _signing_key(app_key)
         space_id = _space_id(bytes(_signing_key(first_key).verify_key))
-        epoch = struct.pack(">I", key_epoch)
+        key_epoch_bytes = struct.pack(">I", key_epoch)
         return cls(
             key_epoch=key_epoch,
             space_id=space_id,
             signing_key=signing_key,
             space_pk=bytes(signing_key.verify_key),
-            content_key=hkdf(app_key, space_id, LABEL + b"enc" + epoch),
-            witness_key=hkdf(app_key, space_id, LABEL + b"head" + epoch),
+            content_key=hkdf(app_key, space_id, LABEL + b"enc" + key_epoch_bytes),
+            witness_key=hkdf(app_key, space_id, LABEL + b"head" + key_epoch_bytes),
             name_key=hkdf(first_key, space_id, LABEL + b"name"),
             set_key=hkdf(first_key, space_id, LABEL + b"set"),
-            key_id=hkdf(app_key, space_id, LABEL + b"key-id" + epoch, ID_BYTES),
+            key_id=hkdf(app_key, space_id, LABEL + b"key-id" + key_epoch_bytes, ID_BYTES),
         )
 
     def collection_id(self, name: str) -> CollectionId:

@@ -1,0 +1,292 @@
+"""The client's WebSocket shell: dials, pumps frames between the socket and the engine, and comes back.
+
+It decides nothing but when to dial: the engine says what to send and when to hang
+up, the backoff how long to wait.  A half-dead socket is dropped, never waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from hub.client.backoff import Backoff
+from hub.client.device import Effect, Hangup, Identity, Now, Send
+from hub.client.engine import Engine
+from hub.errors import CLOSINGS, REFUSALS, Refusal
+from hub.signing import Purpose, sign
+from hub.terms import PATH, PROTOCOL_VERSION, SUBPROTOCOL
+from hub.wire import messages as m
+from hub.wire.codec import UnknownMessage, decode_from_hub, encode
+
+CONNECT_WITHIN_S = 8.0
+ANSWER_WITHIN_S = 30.0  # a hub may hash an address slowly before it answers
+CLOSE_WITHIN_S = 2.0
+FRAME_BYTES_MAX = 2 * 1_048_576  # a changes frame is far smaller; bounds what a hub can make us hold
+TOO_BIG = 1009
+
+UNREACHABLE = (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed)
+M = TypeVar("M", bound=m.Message)
+
+
+class Closed(ConnectionError):
+    """The hub closed the connection; the text says why, ``code`` is the closing's number (0: none)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        known = {kind.code: kind.message for kind in CLOSINGS.values()}
+        super().__init__(known.get(code, reason) or "the connection was lost")
+        self.code = code
+
+    @property
+    def stop(self) -> bool:
+        """Whether coming back by itself would only meet the same again."""
+        return 4500 <= self.code < 5000 or self.code == TOO_BIG
+
+
+def canonical_url(text: str) -> str:
+    """The hub's URL as it is dialled and signed, ``wss://host[:port]/v1/ws``.  Raises ``ValueError``, a sentence."""
+    scheme = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        host, port = (parts.hostname or "").encode("idna").decode().lower(), parts.port
+    except (ValueError, UnicodeError):
+        raise ValueError(f"{text!r} is no URL") from None
+    if parts.scheme not in scheme or not host or parts.path not in ("", "/", PATH):
+        raise ValueError(f"{text!r} is no address of a hub, like https://hub.example.org")
+    if scheme[parts.scheme] == "ws" and host not in ("localhost", "::1") and not host.startswith("127."):
+        raise ValueError(f"{text!r}: without TLS a hub is dialled on this machine only; write https://")
+    shown = f"[{host}]" if ":" in host else host
+    default = 443 if scheme[parts.scheme] == "wss" else 80
+    return f"{scheme[parts.scheme]}://{shown}{f':{port}' if port and port != default else ''}{PATH}"
+
+
+async def dial(url: str) -> ClientConnection:
+    """An open socket.  Raises one of ``UNREACHABLE``."""
+    async with asyncio.timeout(CONNECT_WITHIN_S):
+        return await connect(
+            url,
+            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+            compression=None,
+            max_size=FRAME_BYTES_MAX,
+            ping_interval=None,  # the protocol has its own, which proves the hub and not only the network
+            close_timeout=CLOSE_WITHIN_S,
+            open_timeout=CONNECT_WITHIN_S,
+            user_agent_header=None,
+        )
+
+
+def now() -> Now:
+    """The time, as the engine wants it."""
+    return Now(asyncio.get_running_loop().time(), time.time())
+
+
+# --- one question on a connection of its own -------------------------------------------------
+
+
+class Errand:
+    """A short connection: hello, challenge, and a question or two.  For signing in, and while sync is stopped."""
+
+    def __init__(self, socket: ClientConnection, identity: Identity, hello: bytes, challenge: bytes) -> None:
+        self._socket = socket
+        self._identity = identity
+        self.hello = hello
+        self.challenge = challenge
+
+    def proof(self, purpose: Purpose) -> bytes:
+        """This device's proof on this connection."""
+        return sign(self._identity.signing_key, purpose, self._identity.hub_url, self.hello, self.challenge)
+
+    async def ask(self, message: m.Message, answer: type[M]) -> M:
+        """Send, and wait for an answer of this type.  Raises ``Refusal``, ``Closed``, ``TimeoutError``."""
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            try:
+                await self._socket.send(encode(message))
+                return await self._hear(answer)
+            except ConnectionClosed as exc:
+                raise Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "") from None
+
+    async def _hear(self, answer: type[M]) -> M:
+        while True:
+            frame = await self._socket.recv()
+            assert isinstance(frame, bytes)
+            with contextlib.suppress(UnknownMessage):
+                message = decode_from_hub(frame)
+                if isinstance(message, answer):
+                    return message
+                if isinstance(message, m.Refused):
+                    raise as_refusal(message)
+
+
+@asynccontextmanager
+async def errand(identity: Identity) -> AsyncIterator[Errand]:
+    """A short connection up to the challenge.  Raises one of ``UNREACHABLE`` or ``Closed``."""
+    socket = await dial(identity.hub_url)
+    try:
+        hello = encode(m.Hello([PROTOCOL_VERSION], identity.device_id, secrets.token_bytes(32)))
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            try:
+                await socket.send(hello)
+                challenge = await socket.recv()
+            except ConnectionClosed as exc:
+                raise Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "") from None
+        assert isinstance(challenge, bytes)
+        yield Errand(socket, identity, hello, challenge)
+    finally:
+        await socket.close()
+
+
+def as_refusal(message: m.Refused) -> Refusal:
+    """What the hub refused, as the error an app sees; a code of a later hub counts as ``internal``."""
+    code = message.code if message.code in REFUSALS else "internal"
+    return Refusal(code, message.message, retry_after_s=message.retry_after_s or None)
+
+
+# --- the engine's connection -----------------------------------------------------------------
+
+
+class Connection:
+    """Keeps an engine connected while ``wanted`` says so."""
+
+    def __init__(self, engine: Engine, carry: Callable[[list[Effect]], None], wanted: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._carry = carry
+        self._wanted = wanted
+        self._backoff = Backoff()
+        self._poked = asyncio.Event()
+        self._halted = False  # the engine hung up for good; a poke takes it back
+        self._hangup: Hangup | None = None
+        self._socket: ClientConnection | None = None
+        self._out: deque[bytes] = deque()
+        self._to_send = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def poke(self) -> None:
+        """Something changed: try at once."""
+        self._halted = False
+        self._poked.set()
+
+    def carry_out(self, effect: Send | Hangup) -> None:
+        """Send a frame, or hang up."""
+        if isinstance(effect, Send):
+            self._out.append(effect.frame)
+            self._sent.clear()
+            self._to_send.set()
+        else:
+            self._hangup = effect
+            self._halted = self._halted or not effect.retry
+            if self._socket:
+                # Not closed politely: a line that is hung up on may be dead.
+                self._socket.transport.abort()
+
+    async def flush(self, within_s: float = CLOSE_WITHIN_S) -> None:
+        """Returns when the frames so far have left for the socket, or after ``within_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._out and self._socket:
+                    self._sent.clear()
+                    await self._sent.wait()
+
+    async def run(self) -> None:
+        """Connect again and again until cancelled."""
+        while True:
+            while self._halted or not self._wanted():
+                self._poked.clear()
+                await self._poked.wait()
+            self._hangup = None
+            await self._one_connection()
+            after_s = self._hangup.after_s if self._hangup else 0.0
+            if not self._halted and self._wanted():
+                await self._wait(self._backoff.lost(now().steady, random.random(), after_s))
+
+    async def _wait(self, seconds: float) -> None:
+        self._poked.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+
+    async def _one_connection(self) -> None:
+        try:
+            self._socket = await dial(self._engine.device.identity.hub_url)
+        except UNREACHABLE as exc:
+            self._engine.device.error = _unreachable(exc)
+            self._carry(self._engine.disconnected())
+            return
+        blocked = ""
+        try:
+            self._engine.device.error = ""
+            self._backoff.connected(now().steady)
+            self._out.clear()
+            self._tell(self._engine.connected(now()))
+            await self._pump(self._socket)
+        except ConnectionClosed as exc:
+            closed = Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "")
+            blocked = str(closed) if closed.stop else ""
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            socket, self._socket = self._socket, None
+            self._out.clear()
+            self._sent.set()
+            await socket.close()
+            self._carry(self._engine.disconnected(blocked))
+
+    async def _pump(self, socket: ClientConnection) -> None:
+        writer = asyncio.create_task(self._write(socket))
+        try:
+            async for frame in socket:
+                if isinstance(frame, bytes):
+                    self._tell(self._engine.received(frame, now()))
+            await socket.recv()  # a normal close ends the loop quietly; its code matters
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, socket: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self._to_send.wait()
+                self._to_send.clear()
+                while self._out:
+                    await socket.send(self._out[0])
+                    # Taken only now: hanging up in between empties the queue.
+                    if self._out:
+                        self._out.popleft()
+                self._sent.set()
+
+    def _tell(self, effects: list[Effect]) -> None:
+        self._carry(effects)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Set the timer anew; call after anything that may have moved it."""
+        due = self._engine.timer()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and self._socket:
+            self._timer = asyncio.get_running_loop().call_at(due, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._socket:
+            self._tell(self._engine.timer_fired(now()))
+
+
+def _unreachable(exc: BaseException) -> str:
+    if isinstance(exc, InvalidStatus):
+        body = (exc.response.body or b"").decode(errors="replace").strip()
+        return f"the hub answered {exc.response.status_code}{': ' + body if body else ''}"
+    if isinstance(exc, TimeoutError):
+        return "the hub does not answer"
+    return "the hub cannot be reached"
