@@ -17,7 +17,7 @@ test: .venv/installed-dev ## run all tests
 lint: .venv/installed-dev ## format, types, import contracts, shell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hub tests
+	$(BIN)/mypy hub
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck .ci/run
 

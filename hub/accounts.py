@@ -236,7 +236,8 @@ class Accounts:
             app_id=msg.app_id,
             created_at=now,
             expires_at=now + self._policy.code_lifetime_s,
-            invite=invite if mode == "invite" and account is None else None,
+            # Also beside an account: should it be gone by then, the store asks for the invite.
+            invite=invite if mode == "invite" else None,
             welcome=welcome,
             sent_at=now,
         )
@@ -316,7 +317,7 @@ class Accounts:
         now = self._clock()
         attempt = await self._try(msg.attempt_id, msg.code, msg.device_pk, "enrol", now, proved=signature_ok)
         account = await self._store.find_account(attempt.address_tag)
-        new_account = None if account else self._new_account(attempt, ip, now)
+        new_account = None if account else self._new_account(ip, now)
         known = account or new_account
         assert known is not None
         device = Device(
@@ -375,10 +376,7 @@ class Accounts:
             raise Refusal("enrol_failed")
         return attempt
 
-    def _new_account(self, attempt: Attempt, ip: str, now: float) -> Account:
-        # The account an attempt was welcome for may be gone by now; then only an invite makes a new one.
-        if self._sign_up.mode == "invite" and attempt.invite is None:
-            raise Refusal("enrol_failed")
+    def _new_account(self, ip: str, now: float) -> Account:
         if wait := self._limiter.take_account(ip, now):
             raise Refusal("slow_down", "too many new accounts from there; wait and try again", retry_after_s=wait)
         return Account(self._random(ID_BYTES), quota_bytes=None, used_bytes=0, created_day=int(now // DAY_S))

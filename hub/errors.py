@@ -66,6 +66,7 @@ class ClosingKind:
 
     @property
     def retry(self) -> bool:
+        """Whether the device should come back."""
         return self.code < 4500
 
 

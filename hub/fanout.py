@@ -14,7 +14,6 @@ from hub.bus import Bus, Notice
 from hub.errors import Refusal
 from hub.terms import AccountId, DeviceId
 
-
 LOCKS = 64
 
 

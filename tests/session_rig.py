@@ -6,7 +6,6 @@ Used by the tests of ``hub.session``; the answers come from a real ``MemoryStore
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -13,6 +13,7 @@ The bodies of the changes are random bytes: a store is blind and must not mind.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -974,9 +975,13 @@ class StoreExam:
         for draft in drafts:
             assert not mentions(rows, draft.sealed[112:])
             assert not mentions(rows, draft.header.change_id)
+            assert not mentions(rows, hashlib.sha256(draft.sealed).digest()[:8])
         assert not mentions(rows, b"a sealed witness")
         assert not [row for number in (1, 2, 3) for row in mentions(rows, rid(number))]
         assert (await writer.read()).changes == [Change(7, int(NOW * 1000), wipe.sealed)]
+        by_device = {each.device_id: each for each in (writer, other)}
+        for draft in drafts:
+            assert await by_device[draft.header.device_id].answer(draft) == Answer(code="wiped")
         assert await store.witnesses(writer.key()) == []
         assert (await writer.read(collection_id=PHOTOS)).changes[0].sealed == bystander.sealed
         assert await writer.used_bytes() == 200 + len(bystander.sealed)

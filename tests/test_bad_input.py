@@ -25,13 +25,17 @@ ID, KEY, SIGNATURE = b"i" * 16, b"k" * 32, b"s" * 64
 PATIENT = Limits(messages_per_s=10**9, messages_burst=10**9, bytes_per_s=10**12, bytes_burst=10**12)
 
 GOOD: dict[type[m.Message], dict[str, Any]] = {
-    m.Hello: {"v": [1], "device_id": ID, "client_nonce": KEY, "features": ["x"], "heartbeat_s": 30, "heads_only": False},
+    m.Hello: {
+        "v": [1], "device_id": ID, "client_nonce": KEY, "features": ["x"], "heartbeat_s": 30, "heads_only": False,
+    },
     m.Auth: {"signature": SIGNATURE},
     m.RequestCode: {
         "request": 7, "address": "anna@example.org", "device_pk": KEY, "app_id": "org.example.notes",
         "purpose": "confirm", "attempt_id": ID, "invite": "token",
     },
-    m.Enrol: {"request": 7, "attempt_id": ID, "code": "12345678", "device_pk": KEY, "signature": SIGNATURE, "scope": "app"},
+    m.Enrol: {
+        "request": 7, "attempt_id": ID, "code": "12345678", "device_pk": KEY, "signature": SIGNATURE, "scope": "app",
+    },
     m.Confirm: {"request": 7, "attempt_id": ID, "code": "12345678"},
     m.CreateSpace: {"request": 7, "space_id": ID, "app_id": "a", "space_pk": KEY, "signature": SIGNATURE},
     m.Enter: {"request": 7, "spaces": [{"space_id": ID, "key_epoch": 0, "signature": SIGNATURE}]},

@@ -116,6 +116,22 @@ async def test_counters_merge_by_themselves_and_prose_waits_for_a_person(place: 
         await until(lambda: a.collection("prose").get("chapter") == "from a and b")
 
 
+async def test_a_strategy_given_later_replaces_the_first(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a, device(place, tmp_path / "b", a.key_code()) as b:
+        for each in (a, b):
+            each.collection("words")
+            handle = each.collection("words", strategy=counter_sum("n"))
+            assert each.collection("words") is handle
+        a.collection("words").put("monday", {"n": 10})
+        await a.synced(10)
+        await b.synced(10)
+        await b.turn_off()
+        b.collection("words").put("monday", {"n": 12})
+        await a.when_appended(a.collection("words").put("monday", {"n": 15}))
+        await b.turn_on()
+        await until(lambda: a.collection("words").get("monday") == {"n": 17})
+
+
 async def test_an_earlier_state_of_a_record_can_be_read_and_put_back(place: Place, tmp_path: Path) -> None:
     async with device(place, tmp_path / "a") as a:
         notes = a.collection("notes")
@@ -216,7 +232,7 @@ async def test_a_hub_restored_to_yesterday_is_healed_by_its_devices(tmp_path: Pa
             assert not a.status.alarms and not b.status.alarms
 
 
-async def test_a_key_that_belongs_to_no_space_of_the_account_is_refused_before_harm(place: Place, tmp_path: Path) -> None:
+async def test_a_key_of_no_space_of_the_account_is_refused_before_harm(place: Place, tmp_path: Path) -> None:
     async with device(place, tmp_path / "a") as a:
         await a.synced(10)
         other = key_code(b"x" * 32, 0)

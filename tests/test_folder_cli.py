@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from hub.client.keycode import key_code
-from hub.folder.cli import ALARMED, FAILED, MISUSED, NOT_IN_TIME, NOT_SIGNED_IN, OK, _time, main
+from hub.folder.cli import _time, main
+from hub.folder.command import ALARMED, FAILED, MISUSED, NOT_IN_TIME, NOT_SIGNED_IN, OK
 from hub.folder.files import CHUNK_BYTES
 from hub.folder.home import Home
 from hub.running import RunningHub
@@ -68,7 +69,7 @@ async def test_the_first_device_makes_the_key_and_shows_it(
 async def test_the_phrase_of_the_mail_is_shown_before_the_code_is_asked_for(
     tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await Device(tmp_path, "attic").login(*hub)
+    await Device(tmp_path, "attic").login(hub[0].url, hub[1])
     said = capsys.readouterr().out
     phrase = said.split("these words: ")[1].splitlines()[0]
     assert phrase and phrase in hub[1].getvalue()
@@ -83,11 +84,11 @@ async def test_a_second_device_without_the_key_is_told_what_it_needs_and_makes_n
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     (attic,) = await signed_in(tmp_path, *hub, "attic")
     cellar = Device(tmp_path, "cellar")
-    assert await cellar.login(*hub) == NOT_SIGNED_IN
+    assert await cellar.login(hub[0].url, hub[1]) == NOT_SIGNED_IN
     assert "--key CODE" in capsys.readouterr().err
     assert await cellar.command("key") == NOT_SIGNED_IN
     # No second code is needed: the device is known by now, only the key was missing.
-    assert await cellar.login(*hub, "--key", f"@{_key_of(attic, tmp_path)}") == OK
+    assert await cellar.login(hub[0].url, hub[1], "--key", f"@{_key_of(attic, tmp_path)}") == OK
     assert hub[1].getvalue().count("Your code:") == 2
 
 
@@ -96,15 +97,15 @@ async def test_a_wrong_key_is_refused_precisely_and_nothing_is_made(
 ) -> None:
     (attic,) = await signed_in(tmp_path, *hub, "attic")
     cellar = Device(tmp_path, "cellar")
-    assert await cellar.login(*hub, "--key", key_code(bytes(31) + b"\x01", 0)) == FAILED
+    assert await cellar.login(hub[0].url, hub[1], "--key", key_code(bytes(31) + b"\x01", 0)) == FAILED
     assert "does not open the files of this account" in capsys.readouterr().err
     assert await cellar.command("key") == NOT_SIGNED_IN
     right = _key_of(attic, tmp_path).read_text().strip()
     typo = right[:-1] + ("Q" if right[-1] != "Q" else "P")
     assert await cellar.command("login", "--hub", hub[0].url, "--email", ADDRESS, "--key", typo) == FAILED
     assert "compare it with the original" in capsys.readouterr().err
-    assert await cellar.login(*hub, "--key", right.lower()) == OK
-    assert await cellar.login(*hub, "--key", key_code(bytes(32), 0)) == FAILED
+    assert await cellar.login(hub[0].url, hub[1], "--key", right.lower()) == OK
+    assert await cellar.login(hub[0].url, hub[1], "--key", key_code(bytes(32), 0)) == FAILED
     assert "has another key already" in capsys.readouterr().err
 
 

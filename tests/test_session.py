@@ -10,8 +10,8 @@ from nacl.signing import SigningKey
 
 from hub import signing
 from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, SessionOpened, Signalled, Witnessed
-from hub.errors import CLOSINGS, Refusal, StoreUnavailable
 from hub.effects import AppendDrafts, ReadPage, ReadStates
+from hub.errors import CLOSINGS, Refusal, StoreUnavailable
 from hub.session import ASKS_IN_FLIGHT_MAX
 from hub.store import Append, Draft
 from hub.terms import ZERO_ID, CollectionKey, Kind, Limits

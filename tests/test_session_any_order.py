@@ -1,4 +1,4 @@
-"""Any frames in any order at any stage: no undeclared exception, no reply that needs auth before auth, bounded memory."""
+"""Any frames in any order at any stage: no undeclared exception, nothing said before auth, bounded memory."""
 
 from __future__ import annotations
 

@@ -458,9 +458,11 @@ async def test_a_full_queue_says_so_at_once(store: SqliteStore, monkeypatch: pyt
     await store._readers.run(lambda db: reached.wait(30))
     waiting = [asyncio.ensure_future(store.note_seen([], DAY)) for _ in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(StoreUnavailable, match="too many calls"):
-        await store.note_seen([], DAY)
-    gate.set()
+    try:
+        with pytest.raises(StoreUnavailable, match="too many calls"):
+            await asyncio.wait_for(store.note_seen([], DAY), 5)
+    finally:
+        gate.set()
     await asyncio.gather(blocking, *waiting)
     await store.note_seen([], DAY)
 
@@ -500,6 +502,25 @@ async def test_a_call_nobody_waits_for_any_more_harms_nobody(store: SqliteStore)
         await doomed
     await store.ping()
     assert await writer.seqs() in ([], [1])
+
+
+async def test_a_call_reads_one_snapshot(store: SqliteStore) -> None:
+    """Else a page could miss changes below the head it reports."""
+    writer = await new_writer(store)
+    await writer.put(1)
+    reached, gate = threading.Event(), threading.Event()
+
+    def look_twice(db: sqlite3.Connection) -> list[int]:
+        first = db.execute("select head from collection").fetchone()
+        reached.set()
+        assert gate.wait(30)
+        return [*first, *db.execute("select count(*) from change").fetchone()]
+
+    looking = asyncio.ensure_future(store._readers.run(look_twice))
+    await store._readers.run(lambda db: reached.wait(30))
+    await writer.put(2)
+    gate.set()
+    assert await looking == [1, 1]
 
 
 async def test_a_reader_cannot_write(store: SqliteStore) -> None:

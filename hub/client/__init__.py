@@ -206,7 +206,7 @@ class HubClient:
             self._running.add_done_callback(_tell_loop)
 
     async def stop(self) -> None:
-        """Stop and close the file; nothing is lost, and what is unsent is sent after the next start."""
+        """Stop and close the file; nothing is lost, and what is unsent is sent when it is opened again."""
         if self._running is not None:
             self._carry(self._engine.farewell(now()))
             await self._connection.flush()
@@ -294,13 +294,18 @@ class HubClient:
 
     # --- data ---
 
-    def collection(self, name: str, strategy: Strategy = last_writer_wins) -> CollectionHandle:
-        """The collection of this name; conflicts in it are settled by ``strategy``."""
-        if name not in self._handles:
-            local, effects = self._engine.open_collection(name, strategy, now())
-            self._handles[name] = CollectionHandle(self, local)
+    def collection(self, name: str, strategy: Strategy | None = None) -> CollectionHandle:
+        """The collection of this name.  Conflicts in it are settled by ``strategy`` from now on.
+
+        Without one they are settled as they were, at first by ``last_writer_wins``.
+        """
+        handle = self._handles.get(name)
+        if handle is None or strategy is not None:
+            local, effects = self._engine.open_collection(name, strategy or last_writer_wins, now())
+            handle = handle or CollectionHandle(self, local)
+            self._handles[name] = handle
             self._carry(effects)
-        return self._handles[name]
+        return handle
 
     async def send_signal(self, body: bytes, to: DeviceId | None = None) -> None:
         """Hand a sealed ephemeral message to the other devices that are connected.  Raises ``ConnectionError``."""

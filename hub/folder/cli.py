@@ -12,36 +12,24 @@ import asyncio
 import os
 import platform
 import re
-import signal
 import sys
 import unicodedata
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
-from hub.client import HubClient, Status
-from hub.client.keycode import key_code, parse_key_code, printable, qr_text, terminal_qr
-from hub.client.keys import SpaceKeys
+from hub.client import HubClient
 from hub.errors import HubError
-from hub.folder import APP_ID
 from hub.folder import files as paths
-from hub.folder.control import ask, listening
-from hub.folder.disk import Disk, FolderGone
+from hub.folder.command import ALARMED, FAILED, FOR_EVER_S, MISUSED, OK, Say, Stop, online, opened_client
+from hub.folder.control import CarryOut, ask
+from hub.folder.disk import FolderGone
 from hub.folder.history import NotRestorable, moments, restore
 from hub.folder.home import BadFolder, Home, InUse, write_private
-from hub.folder.progress import Progress
-from hub.folder.state import State
-from hub.folder.sync import CHUNKS, FILES, FolderSync
+from hub.folder.live import sync
+from hub.folder.login import login, show_key
 
-OK, FAILED, MISUSED, ALARMED, NOT_SIGNED_IN, NOT_IN_TIME = range(6)
 SIZE_MAX_MIB = 100
-ONLINE_WITHIN_S = 30.0  # how long a short command waits for the hub
-FOR_EVER_S = 10 * 365 * 86_400.0
-CODE_FILE_EVERY_S = 0.2
-STATUS_EVERY_S = 1.0
-SIGN_IN = "This device is not signed in: hub folder login --hub URL --email ADDRESS"
 # What a sentence is enough for; anything else is a mistake of ours and shows where it was made.
 FAULTS = (InUse, BadFolder, FolderGone, NotRestorable, HubError, OSError, ValueError)
 
@@ -94,7 +82,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
     parsers = {
         "": command("", _sync, "Keep a folder the same on all your devices. Commands: " + ", ".join(_NAMES)),
-        "login": command("login", _login, "Sign this device in, with the code that is mailed to you."),
+        "login": command("login", login, "Sign this device in, with the code that is mailed to you."),
         "key": command("key", _with_client(_key), "Show the key code: the only thing that opens your files."),
         "status": command("status", _status, "Tell how things stand."),
         "off": command("off", _with_client(_off), "Switch sync off; your files stay."),
@@ -104,21 +92,21 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         "restore": command("restore", _with_client(_restore), "Bring a file back as it was at a time."),
     }
     assert set(parsers) == {"", *_NAMES}
-    sync, login = parsers[""], parsers["login"]
-    sync.add_argument("dir", type=Path, metavar="DIR")
-    sync.add_argument("--once", action="store_true", help="sync until everything is in step, then end")
-    sync.add_argument("--timeout", type=float, default=None, metavar="S", help="with --once: give up after S seconds")
-    sync.add_argument("--max-size", type=int, default=SIZE_MAX_MIB, metavar="MIB", help="leave out larger files")
-    sync.add_argument("--verbose", action="store_true", help="tell also when the connection comes and goes")
-    login.add_argument("--hub", required=True, metavar="URL")
-    login.add_argument("--email", required=True, metavar="ADDRESS")
-    login.add_argument("--invite", default="", metavar="TOKEN", help="where the hub asks for an invitation")
-    login.add_argument(
+    live, enter = parsers[""], parsers["login"]
+    live.add_argument("dir", type=Path, metavar="DIR")
+    live.add_argument("--once", action="store_true", help="sync until everything is in step, then end")
+    live.add_argument("--timeout", type=float, default=None, metavar="S", help="with --once: give up after S seconds")
+    live.add_argument("--max-size", type=int, default=SIZE_MAX_MIB, metavar="MIB", help="leave out larger files")
+    live.add_argument("--verbose", action="store_true", help="tell also when the connection comes and goes")
+    enter.add_argument("--hub", required=True, metavar="URL")
+    enter.add_argument("--email", required=True, metavar="ADDRESS")
+    enter.add_argument("--invite", default="", metavar="TOKEN", help="where the hub asks for an invitation")
+    enter.add_argument(
         "--code-from", metavar="FILE", help="read the mailed code from FILE (waits for it), or - for stdin"
     )
-    login.add_argument("--key", metavar="CODE", help="the key code shown on another device")
-    login.add_argument("--key-out", type=Path, metavar="FILE", help="also write the key code to FILE, for you alone")
-    login.add_argument(
+    enter.add_argument("--key", metavar="CODE", help="the key code shown on another device")
+    enter.add_argument("--key-out", type=Path, metavar="FILE", help="also write the key code to FILE, for you alone")
+    enter.add_argument(
         "--device-name", default=platform.node(), metavar="NAME", help="how conflict copies call this one"
     )
     parsers["key"].add_argument("--key-out", type=Path, metavar="FILE", help="write it to FILE, for you alone")
@@ -145,17 +133,16 @@ def _time(text: str) -> datetime:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-11-23T09:00 or 2h") from None
 
 
+# --- short commands --------------------------------------------------------------------------
+
+
 async def _key(client: HubClient, home: Home, options: argparse.Namespace, say: Say) -> int:
-    _show_key(client.key_code(), home.settings().get("hub", ""), say)
+    show_key(client.key_code(), home.settings().get("hub", ""), say)
     if options.key_out:
         write_private(Path(options.cwd) / options.key_out, client.key_code() + "\n")
     return OK
 
 
-# --- short commands --------------------------------------------------------------------------
-
-
-Say = Callable[[str], None]
 ClientCommand = Callable[[HubClient, Home, argparse.Namespace, Say], Awaitable[int]]
 
 
@@ -164,7 +151,7 @@ def _with_client(command: ClientCommand) -> Callable[[Home, argparse.Namespace],
 
     async def run(home: Home, options: argparse.Namespace) -> int:
         try:
-            async with _client(home) as client:
+            async with opened_client(home) as client:
                 return await command(client, home, options, print)
         except InUse:
             status, said = await ask(home.path, options.words)
@@ -175,8 +162,16 @@ def _with_client(command: ClientCommand) -> Callable[[Home, argparse.Namespace],
     return run
 
 
+async def _sync(home: Home, options: argparse.Namespace) -> int:
+    return await sync(home, options, _carrying_out)
+
+
+def _carrying_out(client: HubClient, home: Home) -> CarryOut:
+    """Short commands in the process that has the client open, for a terminal that asks."""
+    return lambda words, cwd: _carry_out(client, home, words, cwd)
+
+
 async def _carry_out(client: HubClient, home: Home, words: list[str], cwd: str) -> tuple[int, str]:
-    """The same in the running process, for one who asks."""
     try:
         options = _parse(words)
     except SystemExit:
@@ -202,7 +197,7 @@ async def _status(home: Home, options: argparse.Namespace) -> int:
         for alarm in running.get("alarms", []):
             print(f"ALARM      {alarm}")
         return ALARMED if running.get("alarms") else OK
-    async with _client(home) as client:
+    async with opened_client(home) as client:
         settings = home.settings()
         print("running    no")
         print(f"hub        {settings.get('hub')}")
@@ -217,7 +212,7 @@ async def _status(home: Home, options: argparse.Namespace) -> int:
 
 async def _off(client: HubClient, home: Home, options: argparse.Namespace, say: Say) -> int:
     if options.wipe:
-        await _online(client)
+        await online(client)
         await client.turn_off_and_wipe()
         say("Off. What the hub kept of your files is deleted; the files on your devices stay.")
     else:
@@ -227,15 +222,15 @@ async def _off(client: HubClient, home: Home, options: argparse.Namespace, say: 
 
 
 async def _on(home: Home, options: argparse.Namespace) -> int:
-    async with _client(home) as client:
+    async with opened_client(home) as client:
         await client.turn_on()
     print("On. Now: hub folder DIR")
     return OK
 
 
 async def _logout(home: Home, options: argparse.Namespace) -> int:
-    async with _client(home) as client:
-        await _online(client)
+    async with opened_client(home) as client:
+        await online(client)
         await client.revoke([client.device_id])
     home.forget()
     print("Signed out. This device's keys are forgotten; the files in your folder stay.")
@@ -243,7 +238,7 @@ async def _logout(home: Home, options: argparse.Namespace) -> int:
 
 
 async def _history(client: HubClient, home: Home, options: argparse.Namespace, say: Say) -> int:
-    await _online(client)
+    await online(client)
     for moment in await moments(client, _key_of(home, options)):
         what = "deleted" if moment.file is None else f"{moment.file.size:,} bytes"
         say(f"{moment.at.astimezone():%Y-%m-%d %H:%M:%S}  {what}")
@@ -251,7 +246,7 @@ async def _history(client: HubClient, home: Home, options: argparse.Namespace, s
 
 
 async def _restore(client: HubClient, home: Home, options: argparse.Namespace, say: Say) -> int:
-    await _online(client)
+    await online(client)
     path = _key_of(home, options)
     file = await restore(client, path, options.at)
     await client.synced(FOR_EVER_S)

@@ -53,5 +53,3 @@ async def online(client: HubClient) -> None:
         await client.synced(ONLINE_WITHIN_S)
     except TimeoutError:
         raise Stop(f"The hub did not answer within {ONLINE_WITHIN_S:.0f} s; try again later.") from None
-
-

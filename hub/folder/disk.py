@@ -258,15 +258,14 @@ class Disk:
             return False
 
     def missing(self, path: str) -> bool:
-        """Whether nothing at all lies at ``path``, so that the person must have removed it."""
+        """Whether nothing or a folder lies at ``path``, so that the person must have removed the file."""
         try:
             with self._parent(path) as (fd, name):
-                os.stat(name, dir_fd=fd, follow_symlinks=False)
+                return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
         except (FileNotFoundError, Blocked):
             return True
         except (OSError, Skipped):
             return False
-        return False
 
     def _hash(self, fd: int, name: str) -> DiskFile:
         def digest(file: io.BufferedReader) -> bytes:

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +21,7 @@ from hub.folder.command import (
     OK,
     SIGN_IN,
     SWITCHED_OFF,
+    Stop,
     opened_client,
 )
 from hub.folder.control import CarryOut, listening
@@ -29,6 +30,8 @@ from hub.folder.home import Home
 from hub.folder.progress import Progress
 from hub.folder.state import State
 from hub.folder.sync import FolderSync
+
+CommandInClient = Callable[[HubClient, Home], CarryOut]
 
 STATUS_EVERY_S = 1.0
 SAID_PHASES = {
@@ -94,14 +97,16 @@ class Terminal:
             self.say(line)
 
 
-async def _sync(home: Home, options: argparse.Namespace) -> int:
+async def sync(home: Home, options: argparse.Namespace, carry_out: CommandInClient) -> int:
+    """Keep the folder in step; ``carry_out`` does the short commands that other terminals send meanwhile."""
     root: Path = options.dir
-    async with _client(home) as client:
+    shown = await asyncio.to_thread(root.resolve)
+    async with opened_client(home) as client:
         folder_id = home.join(root)
-        terminal = Terminal(home, root.resolve(), sys.stderr, options.verbose)
+        terminal = Terminal(home, shown, sys.stderr, options.verbose)
         state = State(home.state_path(folder_id))
         try:
-            sync = FolderSync(
+            folder = FolderSync(
                 Disk(root, options.max_size * 1_048_576),
                 state,
                 client,
@@ -111,10 +116,10 @@ async def _sync(home: Home, options: argparse.Namespace) -> int:
             )
             client.on_status(terminal.status)
             with _told_to_stop() as told:
-                await sync.begin()
+                await folder.begin()
                 await client.start()
-                async with listening(home.path, lambda words, cwd: _carry_out(client, home, words, cwd)):
-                    status = await _until(sync, client, terminal, told, options)
+                async with listening(home.path, carry_out(client, home)):
+                    status = await _until(folder, client, terminal, told, options)
                 # A clean end: what is known to both sides now is remembered.
                 await client.stop()
                 return status
@@ -125,13 +130,13 @@ async def _sync(home: Home, options: argparse.Namespace) -> int:
 
 
 async def _until(
-    sync: FolderSync, client: HubClient, terminal: Terminal, told: asyncio.Event, options: argparse.Namespace
+    folder: FolderSync, client: HubClient, terminal: Terminal, told: asyncio.Event, options: argparse.Namespace
 ) -> int:
     """Sync until done, told to stop, or in trouble; the exit status."""
     if options.once:
-        work = asyncio.create_task(sync.in_step(options.timeout or FOR_EVER_S))
+        work = asyncio.create_task(folder.in_step(options.timeout or FOR_EVER_S))
     else:
-        work = asyncio.create_task(sync.run(told))
+        work = asyncio.create_task(folder.run(told))
     ends = [work, asyncio.create_task(told.wait()), asyncio.create_task(terminal.trouble.wait())]
     while True:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +162,8 @@ async def _ended(work: asyncio.Task[None], client: HubClient, options: argparse.
         try:
             await work
         except TimeoutError:
-            return ALARMED if status.alarms else _fail(f"Not in step within {options.timeout:g} s.", NOT_IN_TIME)
+            if not status.alarms:
+                raise Stop(f"Not in step within {options.timeout:g} s.", NOT_IN_TIME) from None
     if status.alarms:
         return ALARMED
     if status.phase in ("signed-out", "needs-key"):

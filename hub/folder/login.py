@@ -23,6 +23,7 @@ CODE_FILE_EVERY_S = 0.2
 
 
 async def login(home: Home, options: argparse.Namespace) -> int:
+    """Sign in and get the key; done twice, the second time changes nothing."""
     key = _given_key(options.key)
     with home.locked():
         client = await HubClient.open(home.client_path, app_id=APP_ID, hub_url=options.hub)
@@ -66,7 +67,7 @@ async def _read_code(source: str | None, within_s: float) -> str:
 
 async def _read_line(prompt: str) -> str:
     print(prompt, end="", flush=True)
-    line = (await asyncio.to_thread(sys.stdin.readline)).strip()
+    line: str = (await asyncio.to_thread(sys.stdin.readline)).strip()
     if not line:
         raise Stop("No code was given.")
     return line
@@ -76,7 +77,7 @@ async def _read_file(path: Path) -> str:
     """The first line of a file that need not be there yet; nobody tells us when, so we look."""
     while True:
         with suppress(FileNotFoundError):
-            text = await asyncio.to_thread(path.read_text)
+            text: str = await asyncio.to_thread(path.read_text)
             if text.strip():
                 return text.split("\n")[0].strip()
         await asyncio.sleep(CODE_FILE_EVERY_S)
@@ -123,6 +124,7 @@ async def _ask_for_key() -> str:
 
 
 def show_key(code: str, hub: str, say: Say) -> None:
+    """The key code as QR and text, and what it is."""
     say(f"""
 {terminal_qr(qr_text(code, hub))}
 Your key code:
@@ -133,5 +135,3 @@ KEEP IT. It is the only thing that opens your files: with it you add a device, a
 if all your devices are lost nothing else brings them back. Nobody can send it to
 you again, since the hub has never seen it. Print it, or put it in a password manager.
 """)
-
-
