@@ -64,6 +64,14 @@ def test_what_must_not_open_does_not(vector: dict[str, str]) -> None:
         open_sealed(KEYS, sealed, collection_id=collection_id)
 
 
+@pytest.mark.parametrize("place", ["of another space", "of another key_epoch", "of another collection"])
+def test_a_change_from_elsewhere_is_refused_before_its_seal_is_tried(place: str) -> None:
+    vector = next(vector for vector in CRYPTO["unopenable"] if vector["name"] == place)
+    reason = {"of another key_epoch": "under another app key"}.get(place, place.replace("of", "for"))
+    with pytest.raises(Unopenable, match=reason):
+        open_sealed(KEYS, bytes.fromhex(vector["sealed"]), collection_id=CID)
+
+
 @pytest.mark.parametrize("vector", CRYPTO["wrong_record"], ids=lambda vector: vector["name"])
 def test_a_key_inside_that_is_not_the_records_is_refused(vector: dict[str, str]) -> None:
     collection_id, sealed = unhex(vector, "collection_id", "sealed")
@@ -130,6 +138,17 @@ def test_a_record_key_travels_inside(key: str) -> None:
         plaintext=record_plaintext(key, b"a\0body\0"), nonce=b"n" * 24,
     )  # fmt: skip
     assert split_record(KEYS, open_sealed(KEYS, sealed, collection_id=CID)) == (key, b"a\0body\0")
+
+
+@pytest.mark.parametrize("key", ["", "n" * 1025])
+def test_a_key_of_a_wrong_length_is_refused_even_under_its_own_record_id(key: str) -> None:
+    sealed = seal(
+        KEYS, kind=Kind.PUT, flags_conditional=False, collection_id=CID, record_id=KEYS.record_id(CID, key),
+        change_id=b"c" * 16, device_id=b"d" * 16, counter=1, base=ZERO_ID, plaintext=key.encode() + b"\0",
+        nonce=b"n" * 24,
+    )  # fmt: skip
+    with pytest.raises(WrongRecord, match="no record key"):
+        split_record(KEYS, open_sealed(KEYS, sealed, collection_id=CID))
 
 
 @pytest.mark.parametrize("key", ["", "n" * 1025, "ü" * 513, "a\0b", "\0"])

@@ -27,7 +27,7 @@ KEY_EPOCH_MAX = 2**32 - 1
 HASH_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class SpaceKeys:
     """The keys of one space under one app key.  Its ``repr`` shows ids only."""
 
@@ -77,9 +77,9 @@ class SpaceKeys:
 
 
 def hkdf(input_key: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:
-    """HKDF-SHA256 (RFC 5869): ``length`` bytes, at most 8160.  An empty salt is 32 zero bytes."""
+    """HKDF-SHA256 (RFC 5869): ``length`` bytes, at most 8160.  An empty salt is that of the RFC, 32 zero bytes."""
     assert 0 < length <= 255 * HASH_BYTES
-    extracted = hmac.digest(salt or bytes(HASH_BYTES), input_key, "sha256")
+    extracted = hmac.digest(salt, input_key, "sha256")
     block = output = b""
     for index in range(1, -(-length // HASH_BYTES) + 1):
         block = hmac.digest(extracted, block + info + bytes([index]), "sha256")
