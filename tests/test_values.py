@@ -26,17 +26,25 @@ def untagged(value: Any) -> Any:
         return [untagged(item) for item in value]
     if not isinstance(value, dict):
         return value
-    read = {
-        "float": lambda: float(value["of"]),
-        "int": lambda: int(value["of"]),
-        "bytes": lambda: bytes.fromhex(value["of"]),
-        "time": lambda: datetime.fromisoformat(value["of"]),
-        "set": lambda: {hashable(item) for item in value["of"]},
-        "map": lambda: {hashable(key): untagged(item) for key, item in value["of"]},
-        "blob": lambda: Blob(value["type"], bytes.fromhex(value["of"]), value["name"]),
-        "array": lambda: TypedArray(value["kind"], bytes.fromhex(value["of"])),
-    }.get(value.get("$", ""))
-    return read() if read else {key: untagged(item) for key, item in value.items()}
+    of = value.get("of")
+    match value.get("$"):
+        case "float":
+            return float(of)
+        case "int":
+            return int(of)
+        case "bytes":
+            return bytes.fromhex(of)
+        case "time":
+            return datetime.fromisoformat(of)
+        case "set":
+            return {hashable(item) for item in of}
+        case "map":
+            return {hashable(key): untagged(item) for key, item in of}
+        case "blob":
+            return Blob(value["type"], bytes.fromhex(of), value["name"])
+        case "array":
+            return TypedArray(value["kind"], bytes.fromhex(of))
+    return {key: untagged(item) for key, item in value.items()}
 
 
 def hashable(value: Any) -> Any:

@@ -595,6 +595,7 @@ class FolderSync:
             path in self._records
             or path in self._found
             or self._files.get(path, MISSING) is not MISSING
+            or self._disk.is_folder(path)
             or not self._disk.missing(path)
         )
 
@@ -635,7 +636,7 @@ class FolderSync:
         record, found = self._records.get(path), self._found.get(path)
         if record is not None or found is not None:
             return any(side is not None and side.stamp != stamp for side in (record, found))
-        return not self._disk.missing(path)
+        return self._disk.is_folder(path) or not self._disk.missing(path)
 
     # --- versions of chunks --------------------------------------------------------------------
 

@@ -265,7 +265,7 @@ class Person:
         if not paths or what < 0.12:
             return self._create()
         path = self._device.root / self._chance.choice(paths)
-        # A few files are hot, so that both people meet in them.
+        # A few files are hot, so that both people meet in them: the first by name, among them new ones.
         if self._chance.random() < 0.4:
             path = self._device.root / paths[self._chance.randrange(min(5, len(paths)))]
         if what < 0.75:
@@ -281,7 +281,7 @@ class Person:
     def _create(self) -> bool:
         binary = self._chance.random() < 0.3
         word = self._word()
-        path = self._device.root / f"new-{self._chance.randrange(6)}" / f"{self._number}-{self._count}.txt"
+        path = self._device.root / f"0-new-{self._chance.randrange(6)}" / f"{self._count:04}-{self._number}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((b"\0" if binary else b"") + word + b"\n" + b"text\n" * self._chance.randrange(40))
         return True
@@ -293,7 +293,9 @@ class Person:
             return False
         word = self._word()
         lines = content.splitlines(keepends=True)
-        lines.insert(self._chance.randrange(len(lines) + 1), b"# " + word + b"\n")
+        # At the very top two people meet, and what they write there does not merge.
+        at = 0 if self._chance.random() < 0.3 else self._chance.randrange(len(lines) + 1)
+        lines.insert(at, b"# " + word + b"\n")
         if not self._save(path, b"".join(lines)):
             self.words.discard(word)
             return False
