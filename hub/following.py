@@ -17,6 +17,7 @@ from hub.store import CollectionState, Page
 from hub.subscription import Deliver, DeliverHead, Read, Step, Subscription
 from hub.terms import Change, CollectionId, DeviceId, Incarnation, Limits, Seq, SpaceId
 from hub.wire import messages as m
+from hub.wire.header import parse_header
 
 Key = tuple[SpaceId, CollectionId]
 
@@ -37,6 +38,8 @@ class Following:
         self._subscriptions: dict[Key, Subscription] = {}
         self._own_seqs: dict[Key, set[Seq]] = {}
         self._witnesses_missed: set[Key] = set()
+        # What a device was told may not go backwards: a notice can overtake the answer to a read.
+        self._witness_counters: dict[tuple[Key, DeviceId], int] = {}
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -111,6 +114,8 @@ class Following:
             del self._subscriptions[key]
             self._own_seqs.pop(key, None)
             self._witnesses_missed.discard(key)
+            for known in [known for known in self._witness_counters if known[0] == key]:
+                del self._witness_counters[known]
 
     # --- room in the queue ---
 
@@ -241,11 +246,29 @@ class Following:
         if self.paused:
             self._witnesses_missed.add(key)
             return []
+        if not self._is_news(key, notice.device_id, notice.sealed):
+            return []
         return [self._desk.send(m.Witnesses(*key, [notice.sealed]))]
 
+    def _is_news(self, key: Key, device_id: DeviceId, sealed: bytes) -> bool:
+        """Whether this session was not sent a newer witness of the device; from now on it was sent this one."""
+        counter = parse_header(sealed).counter
+        if counter < self._witness_counters.get((key, device_id), 0):
+            return False
+        self._witness_counters[key, device_id] = counter
+        return True
+
     def _send_witnesses(self, space_id: SpaceId, collection_id: CollectionId) -> Effect:
+        key = (space_id, collection_id)
+
         def answer(witnesses: Sequence[tuple[DeviceId, bytes]]) -> list[Effect]:
-            others = [sealed for device_id, sealed in witnesses if device_id != self._device_id]
+            if key not in self._subscriptions:
+                return []
+            others = [
+                sealed
+                for device_id, sealed in witnesses
+                if device_id != self._device_id and self._is_news(key, device_id, sealed)
+            ]
             return [self._desk.send(m.Witnesses(space_id, collection_id, others))] if others else []
 
         return self._desk.ask(ReadWitnesses(space_id, collection_id), None, answer)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
@@ -179,8 +180,10 @@ async def test_a_hub_that_goes_back_in_time_raises_the_alarm(tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "hub")
     (tmp_path / "older").rename(tmp_path / "hub")
     async with serving(tmp_path, port):
+        begun = perf_counter()
         status, said = await process(*once(attic))
         assert status == ALARMED and "ALARM: rollback" in said, said
+        assert perf_counter() - begun < 10, "an alarm ends it, not the timeout"
         status, said = await process("status", "--home", str(attic.home))
         assert status == ALARMED and "rollback" in said
     assert attic.tree() == {"a": b"2"}

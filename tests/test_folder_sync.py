@@ -108,6 +108,40 @@ async def test_offline_edits_that_do_not_merge_are_both_kept(pair: list[Device])
         assert any("(conflict " in name for name in tree if name.startswith(path))
 
 
+async def test_an_edit_here_meets_a_record_that_came_while_the_folder_was_not_synced(pair: list[Device]) -> None:
+    attic, cellar = pair
+    attic.write("prose.md", PROSE)
+    attic.write("picture", b"\0base")
+    attic.write("run", "x")
+    async with attic.syncing(), cellar.syncing():
+        await until(lambda: len(cellar.tree()) == 3)
+    attic.write("prose.md", PROSE.replace("line 3\n", "line 3 from the attic\n"))
+    attic.write("picture", b"\0attic")
+    (attic.root / "run").chmod(0o755)
+    async with attic.syncing() as here:
+        await here.sync.in_step(10)
+    # The cellar's client learns of it through another command, and its folder does not.
+    assert await cellar.command("history", "prose.md") == 0
+    assert cellar.read("prose.md") == PROSE.encode()
+    cellar.write("prose.md", PROSE.replace("line 20\n", "line 20 from the cellar\n"))
+    cellar.write("picture", b"\0cellar")
+    cellar.write("run", "y")
+    async with cellar.syncing(online=False) as there:
+        both = PROSE.replace("line 3\n", "line 3 from the attic\n").replace("line 20\n", "line 20 from the cellar\n")
+        await until(lambda: cellar.read("prose.md") == both.encode())
+        await until(lambda: len(cellar.tree()) == 4)
+        assert cellar.read("picture") == b"\0attic"
+        (copy,) = [path for path in cellar.tree() if path.startswith("picture (conflict cellar ")]
+        assert cellar.read(copy) == b"\0cellar"
+        assert any("both kept: picture and" in line for line in there.lines)
+        await until(lambda: bool((cellar.root / "run").stat().st_mode & 0o100))
+        assert cellar.read("run") == b"y"
+    async with attic.syncing(), cellar.syncing():
+        await until(lambda: len(attic.tree()) == 4)
+        assert await same(attic, cellar) == cellar.tree()
+        assert attic.read("prose.md") == both.encode() and attic.read("run") == b"y"
+
+
 async def test_an_edit_survives_a_deletion_either_way(pair: list[Device]) -> None:
     attic, cellar = pair
     attic.write("one", "1")
@@ -194,6 +228,18 @@ async def test_a_record_with_a_path_outside_touches_nothing(pair: list[Device], 
         assert (cellar.root / MARKER).read_text().strip() != "evil"
 
 
+async def test_a_record_of_a_later_program_takes_no_file_away(pair: list[Device]) -> None:
+    attic, cellar = pair
+    attic.write("a", "1")
+    async with attic.syncing() as here, cellar.syncing() as there:
+        await until(lambda: cellar.tree() == {"a": b"1"})
+        here.client.collection(FILES).put("a", {"format": 2})
+        await until(lambda: any("cannot be used" in line for line in there.lines))
+        attic.write("b", "2")
+        await until(lambda: "b" in cellar.tree())
+        assert attic.read("a") == cellar.read("a") == b"1"
+
+
 async def test_links_and_files_that_are_too_large_are_told_and_left_alone(pair: list[Device]) -> None:
     attic, cellar = pair
     (attic.root / "link").symlink_to("/etc/hostname")
@@ -222,6 +268,24 @@ async def test_a_folder_and_a_file_of_one_name_both_stay(pair: list[Device]) -> 
         assert tree.pop("name/inside") == b"folder"
         ((path, content),) = tree.items()
         assert path.startswith("name (file ") and content == b"file"
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+async def test_a_folder_keeps_its_name_when_a_file_of_it_comes(pair: list[Device], size: int) -> None:
+    attic, cellar = pair
+    attic.write("name", b"f" * size)
+    async with attic.syncing() as here:
+        await here.sync.in_step(10)
+    cellar.write("name/inside", "folder")
+    async with cellar.syncing() as there:
+        await there.sync.in_step(10)
+        tree = cellar.tree()
+        assert tree.pop("name/inside") == b"folder"
+        ((path, content),) = tree.items()
+        assert path.startswith("name (file ") and content == b"f" * size
+    async with attic.syncing(), cellar.syncing():
+        await until(lambda: len(attic.tree()) == 2)
+        assert path in await same(attic, cellar)
 
 
 async def test_a_file_that_becomes_a_folder_and_back(pair: list[Device]) -> None:

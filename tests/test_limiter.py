@@ -86,6 +86,13 @@ def test_a_window_remembers_only_so_many_keys_and_forgets_the_quietest():
     assert window.take(b"a", 1.0) == 0.0
 
 
+def test_a_key_that_was_counted_again_is_not_the_quietest():
+    window = SlidingWindow([Span(2, 60.0)], keys_max=2)
+    for key in (b"a", b"b", b"a", b"c"):
+        window.take(key, 0.0)
+    assert window.take(b"a", 1.0) > 0.0
+
+
 def test_a_window_remembers_no_more_times_than_decide():
     window = SlidingWindow([Span(2, 60.0), Span(5, 600.0)])
     for now in range(1_000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import ssl
 import traceback
@@ -104,6 +105,22 @@ async def test_a_server_that_never_answers_is_given_up_at_the_deadline():
     assert len(open_connections) == 1
     server.close()
     open_connections[0].transport.abort()
+    await server.wait_closed()
+
+
+async def test_a_server_that_answers_each_command_late_is_given_up_at_the_same_deadline():
+    async def drag(reader, writer):
+        writer.write(b"220 slow\r\n")
+        with contextlib.suppress(OSError):
+            while await reader.readline():
+                await asyncio.sleep(0.15)  # each alone is within the deadline
+                writer.write(b"250 in due course\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(drag, HOST, 0)
+    mailbox = Mailbox(port=server.sockets[0].getsockname()[1])
+    assert await failure_of(mailer_for(mailbox, deadline_s=0.25)) == ("no-answer-in-time", True)
+    server.close()
     await server.wait_closed()
 
 

@@ -520,6 +520,31 @@ async def test_witnesses_missed_while_slow_are_sent_afterwards() -> None:
     assert any(isinstance(message, m.Witnesses) and message.witnesses == [sealed] for message in rig.sent[before:])
 
 
+async def test_an_older_witness_is_not_sent_after_a_newer_one() -> None:
+    someone = await person()
+    rig = await Rig(someone).enter()
+    await commit(someone, someone.draft())
+    other = secrets.token_bytes(16)
+    template = (await someone.store.devices(someone.account_id))[0]
+    await someone.store.add_device(
+        replace(template, device_id=other, device_pk=secrets.token_bytes(32)), per_account_max=60, per_app_max=20
+    )
+    key = CollectionKey(someone.account_id, someone.space_id, COLLECTION)
+    older, newer = (
+        someone.draft(kind=Kind.WITNESS, record_id=ZERO_ID, device_id=other, counter=counter) for counter in (1, 2)
+    )
+    await someone.store.put_witness(key, other, 1, older)
+    cursor = m.CursorPart(COLLECTION, await someone.store.incarnation(), 1)
+    rig.take(rig.session.received(encode(m.Subscribe(2, someone.space_id, [cursor])), rig.now))
+    states = rig.asked.pop(0)
+    rig.take(rig.session.answered(states.token, await rig._result(states.what), rig.now))
+    # The notice of the newer one overtakes the answer that has read the older one.
+    rig.take(rig.session.noticed(Witnessed(someone.space_id, COLLECTION, other, newer), rig.now))
+    await rig.answer()
+    sent = [message.witnesses for message in rig.sent if isinstance(message, m.Witnesses)]
+    assert sent == [[newer]]
+
+
 # --- writing ---
 
 

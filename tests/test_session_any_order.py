@@ -141,7 +141,9 @@ class AnyOrder(RuleBasedStateMachine):
     def notice(self, which: str) -> None:
         space_id, other = self.person.space_id, b"o" * 16
         notice = {
-            "witness": Witnessed(space_id, COLLECTION, other, b"sealed"),
+            "witness": Witnessed(
+                space_id, COLLECTION, other, bytes([1, 1, 5, 1]) + bytes(84) + b"\0\0\0\0\0\0\0\x01" + bytes(100)
+            ),
             "signal": Signalled(space_id, other, None, b"body"),
             "changed": AccountChanged("device_approved", device_id=self.person.device_id),
             "revoked": DevicesRevoked((other,)),

@@ -452,7 +452,7 @@ async def test_a_full_queue_says_so_at_once(store: SqliteStore, monkeypatch: pyt
 
     def block(db: sqlite3.Connection) -> None:
         reached.set()
-        gate.wait()
+        gate.wait(30)
 
     blocking = asyncio.ensure_future(store._writer.run(block))
     await store._readers.run(lambda db: reached.wait(30))
@@ -518,8 +518,10 @@ async def test_a_call_reads_one_snapshot(store: SqliteStore) -> None:
 
     looking = asyncio.ensure_future(store._readers.run(look_twice))
     await store._readers.run(lambda db: reached.wait(30))
-    await writer.put(2)
-    gate.set()
+    try:
+        await writer.put(2)
+    finally:
+        gate.set()
     assert await looking == [1, 1]
 
 
@@ -559,13 +561,15 @@ async def test_a_slow_reader_delays_the_scrubbing_to_a_later_write(
     def linger(db: sqlite3.Connection) -> None:
         db.execute("select count(*) from change").fetchone()
         reached.set()
-        gate.wait()
+        gate.wait(30)
 
     lingering = asyncio.ensure_future(store._readers.run(linger))
     await store._readers.run(lambda db: reached.wait(30))
-    await writer.wipe()
-    assert pieces_left(path.parent, [body]) == 1
-    gate.set()
+    try:
+        await writer.wipe()
+        assert pieces_left(path.parent, [body]) == 1
+    finally:
+        gate.set()
     await lingering
     await store.note_seen([writer.device_id], DAY)
     assert pieces_left(path.parent, [body]) == 0

@@ -26,7 +26,7 @@ def untagged(value: Any) -> Any:
         return [untagged(item) for item in value]
     if not isinstance(value, dict):
         return value
-    of = value.get("of")
+    of: Any = value.get("of")
     match value.get("$"):
         case "float":
             return float(of)

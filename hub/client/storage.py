@@ -379,7 +379,7 @@ class MemoryStorage:
 
     def alarms(self) -> list[StoredAlarm]:
         """See ``Storage``."""
-        return list(self._table("alarms").values())
+        return [alarm for _, alarm in sorted(self._table("alarms").items())]
 
     def clear_alarms(self) -> None:
         """See ``Storage``."""
@@ -407,7 +407,7 @@ class _MemoryLiveSet:
         self._name = f"live {collection}"
 
     def get(self, record_id: bytes) -> list[LiveEntry]:
-        return list(self._entries().get(record_id, ()))
+        return sorted(self._entries().get(record_id, ()), key=lambda entry: entry.seq)
 
     def put(self, record_id: bytes, entries: Sequence[LiveEntry]) -> None:
         self._storage._write(self._name, record_id, tuple(entries) or None)
@@ -548,6 +548,7 @@ class SqliteStorage:
         """Open or make the file.  Raises ``StorageTooNew``, or ``sqlite3.DatabaseError`` when it is none."""
         # It holds the app key: nobody else may read it, not even for a moment.
         path.touch(mode=0o600)
+        path.chmod(0o600)
         self._db = sqlite3.connect(path, isolation_level=None)
         self._inside = False
         self._db.execute("pragma journal_mode = wal")

@@ -53,6 +53,7 @@ class Terminal:
         self._progress = Progress(stream, stream.isatty())
         self._verbose = verbose
         self._phase = ""
+        self._said_phase = ""
         self._told: set[str] = set()
         self._written_at = float("-inf")
         self.trouble: asyncio.Event = asyncio.Event()  # something that waiting does not cure
@@ -69,10 +70,9 @@ class Terminal:
             self._tell_once(
                 f"ALARM: {alarm.name}: {alarm.detail}. The hub does not keep to its promises; see the docs."
             )
-        if status.error:
-            self._tell_once(f"The hub says: {status.error}")
-        if status.phase != self._phase and (self._verbose or status.phase in SAID_PHASES):
-            self.say(SAID_PHASES.get(status.phase, status.phase))
+        if status.error and status.phase != "offline":
+            self._tell_once(f"{status.error[:1].upper()}{status.error[1:]}.")
+        self._tell_phase(status.phase)
         if status.alarms or status.phase in HOPELESS_PHASES:
             self.trouble.set()
         if status.phase != self._phase or now - self._written_at >= STATUS_EVERY_S:
@@ -90,6 +90,14 @@ class Terminal:
     def done(self) -> None:
         """Nothing more comes."""
         self._progress.clear()
+
+    def _tell_phase(self, phase: str) -> None:
+        """Coming and going; that an edit is on its way and has arrived is worth a line only to those who ask."""
+        if self._verbose and phase != self._phase:
+            self.say(SAID_PHASES.get(phase, phase))
+        elif phase in SAID_PHASES and phase != self._said_phase:
+            self._said_phase = phase
+            self.say(SAID_PHASES[phase])
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:

@@ -68,6 +68,7 @@ class Report:
     words: int = 0
     overwritten: int = 0
     acknowledged: int = 0
+    conflicts: int = 0
     conflict_copies: int = 0
     settled_s: float = 0.0
     lost: list[str] = field(default_factory=list)
@@ -78,7 +79,8 @@ class Report:
             f"{self.edits} edits, {self.cut_off} of them with one device cut off; hub killed {self.kills} times\n"
             f"{self.acknowledged} acknowledged changes; in step {self.settled_s:.1f} s after the last edit\n"
             f"{self.words} words written, {self.overwritten} overwritten or deleted by the person\n"
-            f"{self.conflict_copies} conflict copies, {len(self.lost)} words lost"
+            f"{self.conflicts} conflicts became files, {self.conflict_copies} still have that name; "
+            f"{len(self.lost)} words lost"
         )
 
 
@@ -265,10 +267,10 @@ class Person:
         if not paths or what < 0.12:
             return self._create()
         path = self._device.root / self._chance.choice(paths)
-        # A few files are hot, so that both people meet in them: the first by name, among them new ones.
-        if self._chance.random() < 0.4:
-            path = self._device.root / paths[self._chance.randrange(min(5, len(paths)))]
         if what < 0.75:
+            # A few files are hot, so that both people meet in them: the first by name, among them new ones.
+            if self._chance.random() < 0.5:
+                path = self._device.root / paths[self._chance.randrange(min(5, len(paths)))]
             return self._edit(path)
         return self._rename(path) if what < 0.9 else self._delete(path)
 
@@ -428,6 +430,7 @@ async def _converge(
     there = set(WORD.findall(b"\n".join(tree.values())))
     report.words, report.overwritten = len(words), len(words & overwritten)
     report.lost = sorted(word.decode() for word in words - overwritten - there)
+    report.conflicts = sum(device.process.said().count("both kept:") for device in devices)
     report.conflict_copies = sum("(conflict " in path for path in tree)
     report.acknowledged = hub.acknowledged()
 
