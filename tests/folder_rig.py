@@ -101,8 +101,8 @@ class Device:
         return self.home.with_suffix(".key")
 
     @asynccontextmanager
-    async def syncing(self, online: bool = True) -> AsyncIterator[Syncing]:
-        """The folder kept in sync while inside."""
+    async def opened(self) -> AsyncIterator[tuple[HubClient, FolderSync, list[str]]]:
+        """The client and the folder, looked at once but not running; and what the person is told."""
         home = Home(self.home)
         folder_id = home.join(self.root)
         lines: list[str] = []
@@ -111,8 +111,24 @@ class Device:
             state = State(home.state_path(folder_id))
             disk = Disk(self.root, SIZE_MAX)
             sync = FolderSync(disk, state, client, folder_id=folder_id, device_name=self.name, say=lines.append)
+            try:
+                await sync.begin()
+                yield client, sync, lines
+            finally:
+                await client.stop()
+                state.close()
+
+    async def once(self) -> None:
+        """What ``--once`` does."""
+        async with self.opened() as (client, sync, _):
+            await client.start()
+            await sync.in_step(WITHIN_S)
+
+    @asynccontextmanager
+    async def syncing(self, online: bool = True) -> AsyncIterator[Syncing]:
+        """The folder kept in sync while inside."""
+        async with self.opened() as (client, sync, lines):
             stop = asyncio.Event()
-            await sync.begin()
             if online:
                 await client.start()
             running = asyncio.create_task(sync.run(stop))
@@ -120,11 +136,7 @@ class Device:
                 yield Syncing(self, client, sync, lines, running)
             finally:
                 stop.set()
-                try:
-                    await running
-                finally:
-                    await client.stop()
-                    state.close()
+                await running
 
 
 class Syncing:

@@ -39,7 +39,8 @@ def new_id() -> bytes:
 
 
 def rid(number: int) -> bytes:
-    return number.to_bytes(16, "big")
+    """A record id that stands nowhere by chance."""
+    return b"record %09d" % number
 
 
 def sealed(

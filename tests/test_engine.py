@@ -484,3 +484,32 @@ def test_the_status_says_where_an_edit_is_and_how_long_it_has_waited():
     assert x.engine.is_appended(change_id)
     x.cut()
     assert where(x) == ("offline", 0, 0)
+
+
+def test_turning_on_after_a_wipe_of_many_collections_is_said_once():
+    world = World(7)
+    x = world.peer("x", other=last_writer_wins)
+    y = world.peer("y", other=last_writer_wins)
+    x.put("k", 1)
+    x.put("k", 2, collection="other")
+    world.settle()
+    assert y.items() == {"k": 1} and y.items("other") == {"k": 2}
+    x.carry_out(x.engine.start_wipe(world.now))
+    while x.step_out() or x.step_in():
+        pass
+    assert x.engine.wiping_done
+    x.carry_out(x.engine.turn_off())
+    while not y.engine.device.storage.setting("wiped"):
+        assert y.step_out() or y.step_in()
+    y.carry_out(y.engine.turn_on(world.now))  # with the wipe of the second collection still unread
+    world.settle()
+    world.pass_time(30)
+    world.settle()
+    assert y.engine.device.mode == "on" and y.status().phase == "synced"
+    assert y.items() == {"k": 1} and y.items("other") == {"k": 2}
+    fresh = world.peer("z", other=last_writer_wins)
+    world.settle()
+    assert fresh.items() == {"k": 1} and fresh.items("other") == {"k": 2}
+    fresh.carry_out(fresh.engine.start_wipe(world.now))
+    world.quiesce()
+    assert y.engine.device.mode == "off"  # a later wipe is asked about anew

@@ -363,3 +363,24 @@ async def test_after_logging_out_the_files_stay_and_the_device_is_unknown(
     assert (await process(*once(attic)))[0] == NOT_SIGNED_IN
     assert (await process(*once(cellar)))[0] == OK
     assert cellar.tree() == {"a": b"1"}
+
+
+async def test_a_revoked_device_is_told_keeps_its_files_and_can_sign_in_again(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal]
+) -> None:
+    attic, cellar = await signed_in(tmp_path, *hub, "attic", "cellar")
+    attic.write("a", "1")
+    for device in (attic, cellar):
+        await device.once()
+    async with cellar.opened() as (client, _, _):
+        lost = client.device_id
+    async with attic.opened() as (client, _, _):
+        await client.revoke([lost])
+    cellar.write("b", "2")
+    status, said = await process(*once(cellar))
+    assert status == NOT_SIGNED_IN and "hub folder login" in said and "revoked" in said, said
+    assert cellar.tree() == {"a": b"1", "b": b"2"}
+    assert await cellar.login(hub[0].url, hub[1]) == OK
+    for device in (cellar, attic):
+        assert (await process(*once(device)))[0] == OK
+    assert attic.tree() == cellar.tree() == {"a": b"1", "b": b"2"}

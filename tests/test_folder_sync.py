@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.folder.files import CHUNK_BYTES, INLINE_BYTES, MARKER, inline_value
+from hub.folder.files import CHUNK_BYTES, INLINE_BYTES, MARKER, DiskFile, chunked_value, inline_value
 from hub.folder.sync import CHUNKS, FILES
 from hub.running import RunningHub
 from tests.folder_rig import Device, Terminal, same, serving, signed_in, until
@@ -118,8 +118,7 @@ async def test_an_edit_here_meets_a_record_that_came_while_the_folder_was_not_sy
     attic.write("prose.md", PROSE.replace("line 3\n", "line 3 from the attic\n"))
     attic.write("picture", b"\0attic")
     (attic.root / "run").chmod(0o755)
-    async with attic.syncing() as here:
-        await here.sync.in_step(10)
+    await attic.once()
     # The cellar's client learns of it through another command, and its folder does not.
     assert await cellar.command("history", "prose.md") == 0
     assert cellar.read("prose.md") == PROSE.encode()
@@ -210,6 +209,44 @@ async def test_a_record_whose_chunks_have_not_come_waits(pair: list[Device]) -> 
         assert there.sync.waiting == 0
 
 
+async def test_nobody_is_in_step_while_a_file_waits_for_its_chunks(pair: list[Device]) -> None:
+    attic, cellar = pair
+    async with attic.syncing() as here:
+        value = chunked_value(bytes(32), 300_000, False, "ab" * 16)
+        await here.client.when_appended(here.client.collection(FILES).put("film", value))
+    async with cellar.opened() as (client, sync, _):
+        await client.start()
+        with pytest.raises(TimeoutError):
+            await sync.in_step(1.0)
+        assert sync.waiting == 1
+
+
+async def test_a_change_that_comes_while_a_file_is_read_is_not_overwritten(
+    pair: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic, _ = pair
+    attic.write("a", "base\n")
+    await attic.once()
+    attic.write("a", "mine\n")
+    async with attic.opened() as (client, sync, _):
+        loop, read = asyncio.get_running_loop(), sync._disk.read
+        theirs = [inline_value(b"theirs\n", False)]
+
+        def read_while_it_comes(path: str, bytes_max: int) -> tuple[bytes | None, DiskFile]:
+            found = read(path, bytes_max)
+            if theirs:
+                value = theirs.pop()
+                put = asyncio.to_thread(loop.call_soon_threadsafe, client.collection(FILES).put, "a", value)
+                asyncio.run_coroutine_threadsafe(put, loop).result()
+            return found
+
+        monkeypatch.setattr(sync._disk, "read", read_while_it_comes)
+        await sync.settle()
+        assert not theirs
+        assert attic.read("a") == b"theirs\n"
+        assert set(attic.tree().values()) == {b"mine\n", b"theirs\n"}
+
+
 async def test_a_record_with_a_path_outside_touches_nothing(pair: list[Device], tmp_path: Path) -> None:
     attic, cellar = pair
     outside = tmp_path / "outside"
@@ -274,15 +311,13 @@ async def test_a_folder_and_a_file_of_one_name_both_stay(pair: list[Device]) -> 
 async def test_a_folder_keeps_its_name_when_a_file_of_it_comes(pair: list[Device], size: int) -> None:
     attic, cellar = pair
     attic.write("name", b"f" * size)
-    async with attic.syncing() as here:
-        await here.sync.in_step(10)
+    await attic.once()
     cellar.write("name/inside", "folder")
-    async with cellar.syncing() as there:
-        await there.sync.in_step(10)
-        tree = cellar.tree()
-        assert tree.pop("name/inside") == b"folder"
-        ((path, content),) = tree.items()
-        assert path.startswith("name (file ") and content == b"f" * size
+    await cellar.once()
+    tree = cellar.tree()
+    assert tree.pop("name/inside") == b"folder"
+    ((path, content),) = tree.items()
+    assert path.startswith("name (file ") and content == b"f" * size
     async with attic.syncing(), cellar.syncing():
         await until(lambda: len(attic.tree()) == 2)
         assert path in await same(attic, cellar)

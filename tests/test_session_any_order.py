@@ -7,6 +7,7 @@ import secrets
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -184,4 +185,4 @@ class AnyOrder(RuleBasedStateMachine):
 AnyOrder.TestCase.settings = settings(
     max_examples=2_000, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
-TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder = pytest.mark.timeout(240)(AnyOrder.TestCase)  # two thousand examples, also on a busy machine

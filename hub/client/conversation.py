@@ -368,8 +368,15 @@ class Conversation:
         device.effects.append(Moved())
 
     def _take_over(self, intake: Intake, frame: m.Changes, now: Now) -> None:
+        # A device that never had the collection has nothing to be asked about.
+        had_it = intake.local.row.caught_up or intake.local.row.healing
         intake.page(frame, now.wall)
-        if intake.wiped_at(frame) and self._device.mode == "on":
+        if not intake.wiped_at(frame) or self._device.mode != "on" or not had_it:
+            return
+        if self._device.storage.setting("resuming"):
+            # The person has said so already: this is another collection of a wipe they know of.
+            intake.local.requeue_unsent(now.wall)
+        else:
             # In the same transaction: whoever has seen the wipe does not write again before a person says so.
             self._device.storage.set_setting("mode", b"off")
             self._device.storage.set_setting("wiped", b"1")
@@ -432,6 +439,9 @@ class Conversation:
     def _confirmed(self) -> None:
         if not self._asked:
             self._device.confirmations += 1
+        if not self.is_catching_up and self._device.storage.setting("resuming"):
+            with self._device.transaction():
+                self._device.storage.set_setting("resuming", None)
         self._device.effects.append(Moved())
 
     # --- sending ---

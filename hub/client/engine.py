@@ -106,6 +106,9 @@ class Engine:
         """Sync again; what the log has not got any more is appended anew."""
         device = self.device
         with device.transaction():
+            if device.storage.setting("wiped"):
+                # What else of that wipe is still to be read changes the person's answer no more.
+                device.storage.set_setting("resuming", b"1")
             device.storage.set_setting("wiped", None)
             device.storage.set_setting("blocked", None)
             device.set_mode("on")

@@ -33,7 +33,7 @@ async def listening(home: Path, carry_out: CarryOut) -> AsyncIterator[None]:
         writer.close()
 
     with _reachable(home) as path:
-        path.unlink(missing_ok=True)  # left behind by a process that was killed; we hold the lock
+        # A socket left behind by a process that was killed is replaced; we hold the home's lock.
         server = await asyncio.start_unix_server(answer, path, limit=LINE_BYTES_MAX)
     try:
         yield

@@ -38,7 +38,7 @@ SAID_PHASES = {
     "synced": "In step.",
     "offline": "Offline; changes are kept and sent later.",
     "off": SWITCHED_OFF,
-    "blocked": "The hub does not let this device in.",
+    "blocked": "The hub does not let this device in any more; to sign it in anew: hub folder login",
     "signed-out": SIGN_IN,
 }
 HOPELESS_PHASES = {"off", "blocked", "signed-out", "needs-key"}
@@ -174,7 +174,7 @@ async def _ended(work: asyncio.Task[None], client: HubClient, options: argparse.
                 raise Stop(f"Not in step within {options.timeout:g} s.", NOT_IN_TIME) from None
     if status.alarms:
         return ALARMED
-    if status.phase in ("signed-out", "needs-key"):
+    if status.phase in ("blocked", "signed-out", "needs-key"):
         return NOT_SIGNED_IN
     return FAILED if status.phase in HOPELESS_PHASES else OK
 

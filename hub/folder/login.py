@@ -28,7 +28,7 @@ async def login(home: Home, options: argparse.Namespace) -> int:
     with home.locked():
         client = await HubClient.open(home.client_path, app_id=APP_ID, hub_url=options.hub)
         try:
-            if not client.signed_in:
+            if not client.signed_in or client.status.phase == "blocked":
                 await _sign_in(client, options)
             home.remember(device_name=options.device_name or "device", hub=options.hub)
             await _get_key(client, options, key)
@@ -85,11 +85,13 @@ async def _read_file(path: Path) -> str:
 
 async def _get_key(client: HubClient, options: argparse.Namespace, key: str) -> None:
     """Take the given key if it is this account's, or make the first one."""
+    known = {space.space_id for space in await client.spaces() if space.app_id == APP_ID}
     if client.has_key:
         if key and client.key_code() != key:
             raise Stop("This device has another key already. Nothing was changed.")
+        if known:
+            _check_key(client.key_code(), known)
     else:
-        known = {space.space_id for space in await client.spaces() if space.app_id == APP_ID}
         if known and not key:
             key = await _ask_for_key()
         if key:
