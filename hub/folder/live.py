@@ -72,7 +72,8 @@ class Terminal:
             )
         if status.error and status.phase != "offline":
             self._tell_once(f"{status.error[:1].upper()}{status.error[1:]}.")
-        self._tell_phase(status.phase)
+        if status.phase != "offline" or status.error or self._said_phase:
+            self._tell_phase(status.phase)
         if status.alarms or status.phase in HOPELESS_PHASES:
             self.trouble.set()
         if status.phase != self._phase or now - self._written_at >= STATUS_EVERY_S:
