@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import hmac
 import secrets as random_source
@@ -22,18 +23,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 from hub import log
 from hub.address import normalise, normalise_domain, slow_hash, tag_of, without_tag_and_dots, wrap
 from hub.bus import AccountChanged, Bus, DevicesRevoked
 from hub.errors import Closing, Refusal
-from hub.limiter import CodeLimiter, CodeLimits, Span, wait_within
+from hub.limiter import CodeLimiter, CodeLimits, Waiting, prefixes_of
 from hub.mail import CodeMail, Mailer, MailFailed
 from hub.otp import attempt_secret, code_of, matches, phrase_of
-from hub.secrets import Secrets
+from hub.secrets import BadSecrets, Secrets, fingerprint
 from hub.signing import LABEL, is_valid_public_key
-from hub.store import Account, Attempt, Device, Space, Store
+from hub.store import Account, Attempt, Charge, Device, Space, Store
 from hub.terms import ID_BYTES, AccountId, DeviceId, Limits, Policy, SpaceId
 from hub.wire.messages import (
     ApproveDevice,
@@ -61,6 +61,8 @@ MAIL_AFTER_S = 0.02
 # A deletion is carried out when it was promised, by whichever replica looks first; a cancellation must be
 # committed before that one looks.
 CANCEL_BEFORE_S = 60.0
+WARN_EVERY_S = 3_600.0  # that the limit of the whole hub is reached
+CLOCKS_APART_S = 3_600.0  # replicas' clocks are never that far apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +150,42 @@ class Accounts:
         self._clock = clock
         self._random = random
         self._code_limits = code_limits or CodeLimits()
-        self._limiter = CodeLimiter(self._code_limits)
-        self._mailbox_key = random(32)  # of this process: the limiter shall hold no address
+        self._limiter = CodeLimiter(self._code_limits, secrets.internal_key)
+        self._waiting = Waiting()
+        self._waiting_key = random(32)  # of this process: its memory shall hold no address
+        self._warn_after = 0.0
         self._mailed = mailed
         self._mails: set[asyncio.Task[None]] = set()
         self._mails_max = mails_under_way_max
         self._argon2 = ThreadPoolExecutor(ARGON2_THREADS, "argon2")
+        self._hashing = asyncio.Semaphore(ARGON2_THREADS)
 
     async def open(self) -> None:
-        """Wrap the kept tags in every pepper that was added since the last start.
+        """Make sure that these are the database's secrets; wrap its tags in every pepper that was added meanwhile.
 
         No replica with the older secrets may be running: it would make tags that
-        nobody finds again.
+        nobody finds again.  Raises ``BadSecrets`` when a hub with other secrets was
+        here first, or one with more peppers; then do not go on.
         """
-        for generation, pepper in enumerate(self._secrets.peppers[1:], start=2):
-            await self._store.rewrap_addresses(partial(wrap, pepper=pepper), generation)
+        peppers = self._secrets.peppers
+        if (known := await self._store.tag_generation()) > len(peppers):
+            raise BadSecrets(
+                f"The secrets file is older than the database: it has {len(peppers)} peppers, and the addresses are"
+                f" tagged with {known}. Restore the newest one from its backup."
+            )
+        await self._claim(1)
+        for generation, pepper in enumerate(peppers[1:], start=2):
+            # Before the tags are wrapped: of two replicas with different new peppers one shall wrap, the other stop.
+            await self._claim(generation)
+            await self._store.rewrap_addresses(functools.partial(wrap, pepper=pepper), generation)
+
+    async def _claim(self, generation: int) -> None:
+        mine = fingerprint(self._secrets, generation)
+        if await self._store.claim(f"secrets {generation}", mine) != mine:
+            raise BadSecrets(
+                "These secrets are not the ones of this database: nobody could sign in on a new device. Copy the"
+                " secrets file of the hub that was started first, or restore it from its backup."
+            )
 
     async def close(self, within_s: float = 5.0) -> None:
         """Let the mails under way go out for so long, then drop them."""
@@ -187,36 +210,64 @@ class Accounts:
         if not msg.app_id.isprintable():
             raise Refusal("bad_request", "an app id has printable characters only")
         now = self._clock()
-        # Before the slow hash, so that a flood costs next to nothing.
-        self._spend(msg, address, ip, origin, now)
-        tag = await self._tag(address)
         if msg.attempt_id is not None:
-            attempt = await self._resend(msg.attempt_id, msg, tag, now)
+            await self._spend(self._limiter.sender(ip, origin), now)
+            attempt = await self._resend(msg.attempt_id, msg, self._tag(await self._slow_hash(address)), now)
         else:
-            attempt = await self._begin(msg, address, tag, caller, now)
+            hashed = await self._admit(address, ip, origin, now)
+            attempt = await self._begin(msg, address, self._tag(hashed), caller, now)
         secret = self._secret(attempt)
         self._post(address, attempt, secret, now)
         return CodeSent(msg.request, attempt.attempt_id, max(0.0, attempt.expires_at - now), phrase_of(secret))
 
-    def _spend(self, msg: RequestCode, address: str, ip: str, origin: str, now: float) -> None:
-        if msg.attempt_id is not None:
-            wait = self._limiter.take_send(ip, origin, now)
-        else:
-            mailbox = without_tag_and_dots(address).encode()
-            mailbox_id = hashlib.blake2b(mailbox, key=self._mailbox_key, digest_size=16).digest()
-            wait = self._limiter.take_attempt(ip, origin, mailbox_id, now)
-        if wait:
+    async def _admit(self, address: str, ip: str, origin: str, now: float) -> bytes:
+        """Take one more code from every budget, or from none; the slow hash of the address."""
+        mailbox = without_tag_and_dots(address)
+        known = hashlib.blake2b(mailbox.encode() + prefixes_of(ip).wide, key=self._waiting_key).digest()
+        # Before the slow hash, so that a flood costs next to nothing; and again when it is this one's turn, since
+        # those that came at the same moment have used up their budget by then.
+        await self._refuse_known(known, ip, origin, now)
+        async with self._hashing:
+            await self._refuse_known(known, ip, origin, now)
+            hashed = await self._slow_hash(address)
+            mailbox_hashed = hashed if mailbox == address else await self._slow_hash(mailbox)
+            charges = self._limiter.mailbox(ip, mailbox_hashed)
+            try:
+                await self._spend([*self._limiter.sender(ip, origin), *charges], now)
+            except Refusal:
+                self._waiting.tell(known, now + await self._store.spend(charges, now, count=False))
+                raise
+        return hashed
+
+    async def _refuse_known(self, known: bytes, ip: str, origin: str, now: float) -> None:
+        """Refuse what is over a limit that needs no slow hash to be known; count nothing."""
+        if wait := self._waiting.wait(known, now):
+            raise Refusal("slow_down", retry_after_s=wait)
+        await self._spend(self._limiter.sender(ip, origin), now, count=False)
+
+    async def _spend(self, charges: Sequence[Charge], now: float, *, count: bool = True) -> None:
+        if wait := await self._store.spend(charges, now, count=count):
+            await self._warn_when_full(now)
             raise Refusal("slow_down", retry_after_s=wait)
 
-    async def _tag(self, address: str) -> bytes:
-        hashed = await asyncio.get_running_loop().run_in_executor(
-            self._argon2, slow_hash, address, self._secrets.hub_salt
-        )
+    async def _warn_when_full(self, now: float) -> None:
+        """Tell the operator, once an hour, that the limit of the whole hub keeps people out."""
+        if now < self._warn_after:
+            return
+        wait = await self._store.spend([self._limiter.hub()], now, count=False)
+        if wait and now >= self._warn_after:  # nobody else has told meanwhile
+            self._warn_after = now + WARN_EVERY_S
+            log.get().warning("the hub mails no more codes for now: codes_per_hour is reached", retry_after_s=wait)
+
+    async def _slow_hash(self, address: str) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._argon2, slow_hash, address, self._secrets.hub_salt)
+
+    def _tag(self, hashed: bytes) -> bytes:
         return tag_of(hashed, self._secrets.peppers)
 
     async def _begin(self, msg: RequestCode, address: str, tag: bytes, caller: Caller | None, now: float) -> Attempt:
         # Every address takes this same way through the store; only the setting decides what is asked.
-        await self._refuse_too_many(tag, now)
         account = await self._store.find_account(tag)
         mode = self._sign_up.mode
         invite = hashlib.sha256(msg.invite.encode()).digest()
@@ -243,16 +294,6 @@ class Accounts:
         )
         await self._store.add_attempt(attempt)
         return attempt
-
-    async def _refuse_too_many(self, tag: bytes, now: float) -> None:
-        # The limiter's windows again, from the store: it remembers over restarts and for all replicas.
-        spans = (
-            *self._code_limits.address,
-            Span(self._code_limits.open_per_address_max, self._policy.code_lifetime_s),
-        )
-        times = await self._store.attempts_since(tag, now - max(span.seconds for span in spans))
-        if wait := wait_within(times, spans, now):
-            raise Refusal("slow_down", retry_after_s=wait)
 
     async def _resend(self, attempt_id: bytes, msg: RequestCode, tag: bytes, now: float) -> Attempt:
         policy = self._policy
@@ -317,7 +358,7 @@ class Accounts:
         now = self._clock()
         attempt = await self._try(msg.attempt_id, msg.code, msg.device_pk, "enrol", now, proved=signature_ok)
         account = await self._store.find_account(attempt.address_tag)
-        new_account = None if account else self._new_account(ip, now)
+        new_account = None if account else await self._new_account(ip, now)
         known = account or new_account
         assert known is not None
         device = Device(
@@ -376,8 +417,8 @@ class Accounts:
             raise Refusal("enrol_failed")
         return attempt
 
-    def _new_account(self, ip: str, now: float) -> Account:
-        if wait := self._limiter.take_account(ip, now):
+    async def _new_account(self, ip: str, now: float) -> Account:
+        if wait := await self._store.spend([self._limiter.account(ip)], now):
             raise Refusal("slow_down", "too many new accounts from there; wait and try again", retry_after_s=wait)
         return Account(self._random(ID_BYTES), quota_bytes=None, used_bytes=0, created_day=int(now // DAY_S))
 
@@ -395,16 +436,13 @@ class Accounts:
         return device if device and device.revoked_at is None else None
 
     async def ready_facts(self, device: Device) -> tuple[Account, list[Space]]:
-        """What a device is told when its session begins; notes that it was here today.
+        """What a device is told when its session begins.  Writes nothing: the device has proved nothing yet.
 
         Raises ``Closing("account_deleted")``.
         """
         account = await self._store.account(device.account_id)
         if account is None:
             raise Closing("account_deleted")
-        today = int(self._clock() // DAY_S)
-        if device.last_seen_day < today:  # one write a device and day, however often it connects
-            await self._store.note_seen([device.device_id], today)
         return account, await self._store.spaces(device.account_id)
 
     # --- spaces ------------------------------------------------------------------------------
@@ -503,9 +541,11 @@ class Accounts:
             await self._store.delete_space(me.account_id, msg.space_id)
             self._tell(me.account_id, "space_deleted", space_id=msg.space_id, at=now)
             return Deleted(msg.request)
-        at = space.deleted_at or now + self._policy.deletion_delay_s
-        if not await self._store.schedule_space_deletion(me.account_id, msg.space_id, at):
-            raise Refusal("not_found")
+        at = space.deleted_at
+        if at is None:  # else nothing is written: it could undo what another replica was told meanwhile
+            at = now + self._policy.deletion_delay_s
+            if not await self._store.schedule_space_deletion(me.account_id, msg.space_id, at):
+                raise Refusal("not_found")
         self._tell(me.account_id, "space_deletion_set", space_id=msg.space_id, at=at)
         return Deleted(msg.request, at)
 
@@ -522,9 +562,11 @@ class Accounts:
         if now >= caller.fresh_code_until:
             raise Refusal("fresh_code_needed")
         account = await self._store.account(me.account_id)
-        at = (account and account.deleted_at) or now + self._policy.deletion_delay_s
-        if not await self._store.schedule_account_deletion(me.account_id, at):
-            raise Closing("account_deleted")
+        at = account.deleted_at if account else None
+        if at is None:  # as above
+            at = now + self._policy.deletion_delay_s
+            if not await self._store.schedule_account_deletion(me.account_id, at):
+                raise Closing("account_deleted")
         self._tell(me.account_id, "account_deletion_set", at=at)
         return Deleted(msg.request, at)
 
@@ -541,13 +583,16 @@ class Accounts:
             return Done(msg.request)
         if owner.deleted_at - self._clock() < CANCEL_BEFORE_S:
             raise Refusal("not_found", "it is too late: the deletion is being carried out")
-        if msg.space_id is None:
-            await self._store.schedule_account_deletion(me.account_id, None)
-            self._tell(me.account_id, "account_deletion_cancelled")
-        else:
-            await self._store.schedule_space_deletion(me.account_id, msg.space_id, None)
-            self._tell(me.account_id, "space_deletion_cancelled", space_id=msg.space_id)
+        if not await self._keep(me.account_id, msg.space_id):
+            raise Refusal("not_found", "it is too late: the deletion was carried out")
+        what = "account_deletion_cancelled" if msg.space_id is None else "space_deletion_cancelled"
+        self._tell(me.account_id, what, space_id=msg.space_id or b"")
         return Done(msg.request)
+
+    async def _keep(self, account_id: AccountId, space_id: SpaceId | None) -> bool:
+        if space_id is None:
+            return await self._store.schedule_account_deletion(account_id, None)
+        return await self._store.schedule_space_deletion(account_id, space_id, None)
 
     async def _owner_of_deletion(self, account_id: AccountId, space_id: SpaceId | None) -> Account | Space | None:
         if space_id is None:
@@ -560,7 +605,10 @@ class Accounts:
     # --- for the operator --------------------------------------------------------------------
 
     async def upkeep(self, now: float) -> None:
-        """Carry out the deletions that are due and forget old attempts.  Call it every minute or so, on any replica."""
+        """Carry out the deletions that are due; forget old attempts and what was counted long ago.
+
+        Call it every minute or so, on any replica.
+        """
         accounts, spaces = await self._store.due_deletions(now)
         for account_id in accounts:
             if await self._store.delete_account(account_id):
@@ -569,6 +617,7 @@ class Accounts:
             if await self._store.delete_space(account_id, space_id):
                 self._tell(account_id, "space_deleted", space_id=space_id, at=now)
         await self._store.forget_attempts(now - self._policy.attempts_kept_s)
+        await self._store.forget_spent(now - self._code_limits.longest_s() - CLOCKS_APART_S)
 
     async def make_invite(self, lifetime_s: float) -> str:
         """A token that lets one person make an account; only its hash is kept."""

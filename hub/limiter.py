@@ -4,27 +4,27 @@ Time comes in as ``now``, in seconds of any one clock.  Every answer is a wait: 
 means "yes, and it is counted", anything else the seconds until it would be.  What
 is refused is not counted, so nobody prolongs a wait by asking again.  Memory is
 bounded: beyond ``keys_max`` the keys that were quiet longest are forgotten.
+
+Limits on connections and messages guard one replica and are counted in it.  Limits on
+codes guard people and mailboxes; here they are only named, and ``Store.spend`` counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hub.store import Charge
+from hub.terms import Span
+
 KEYS_MAX = 50_000
 
 
-class Span(NamedTuple):
-    """At most ``most`` times within ``seconds``."""
-
-    most: int
-    seconds: float
-
-
-def wait_within(times: Sequence[float], spans: Iterable[Span], now: float) -> float:
+def wait_within(times: Sequence[float] | deque[float], spans: Iterable[Span], now: float) -> float:
     """Seconds until one more would fit all ``spans``, given the earlier ``times``, oldest first; 0.0 = now."""
     # The most-th newest must have left the span; when exactly is a property of that one time alone.
     waits = (times[-span.most] + span.seconds - now for span in spans if len(times) >= span.most)
@@ -40,34 +40,43 @@ class SlidingWindow:
         self._most = max(span.most for span in spans)
         self._times_by_key: OrderedDict[bytes, deque[float]] = OrderedDict()
 
-    def wait(self, key: bytes, now: float) -> float:
-        """Seconds until ``key`` may; nothing is counted."""
-        times = self._times_by_key.get(key)
-        return wait_within(times, self._spans, now) if times else 0.0
-
-    def count(self, key: bytes, now: float) -> None:
-        """Count one for ``key``, whether or not it may."""
-        # Older times than these decide nothing.
-        self._times_by_key.setdefault(key, deque(maxlen=self._most)).append(now)
+    def take(self, key: bytes, now: float) -> float:
+        """Count one for ``key`` if it may."""
+        # Older times than the last few decide nothing.
+        times = self._times_by_key.get(key) or deque(maxlen=self._most)
+        if wait := wait_within(times, self._spans, now):
+            return wait
+        times.append(now)
+        self._times_by_key[key] = times
         self._times_by_key.move_to_end(key)
         if len(self._times_by_key) > self._keys_max:
             self._times_by_key.popitem(last=False)
-
-    def take(self, key: bytes, now: float) -> float:
-        """Count one for ``key`` if it may."""
-        return take_all([(self, key)], now)
+        return 0.0
 
     def __len__(self) -> int:
         return len(self._times_by_key)
 
 
-def take_all(wanted: Sequence[tuple[SlidingWindow, bytes]], now: float) -> float:
-    """Count one in every window, or in none: the longest wait of them."""
-    wait = max((window.wait(key, now) for window, key in wanted), default=0.0)
-    if not wait:
-        for window, key in wanted:
-            window.count(key, now)
-    return wait
+class Waiting:
+    """Who was told to wait until when, so that asking again costs no second look."""
+
+    def __init__(self, keys_max: int = KEYS_MAX) -> None:
+        self._keys_max = keys_max
+        self._until_by_key: OrderedDict[bytes, float] = OrderedDict()
+
+    def tell(self, key: bytes, until: float) -> None:
+        """Remember that ``key`` was told so."""
+        self._until_by_key[key] = until
+        self._until_by_key.move_to_end(key)
+        if len(self._until_by_key) > self._keys_max:
+            self._until_by_key.popitem(last=False)
+
+    def wait(self, key: bytes, now: float) -> float:
+        """Seconds that ``key`` still has to wait, as far as is known here."""
+        return max(0.0, self._until_by_key.get(key, now) - now)
+
+    def __len__(self) -> int:
+        return len(self._until_by_key)
 
 
 class TokenBucket:
@@ -90,29 +99,6 @@ class TokenBucket:
             return (amount - self._tokens) / self._rate
         self._tokens -= amount
         return 0.0
-
-
-class TokenBuckets:
-    """One token bucket a key."""
-
-    def __init__(self, rate_per_s: float, burst: float, keys_max: int = KEYS_MAX) -> None:
-        self._rate = rate_per_s
-        self._burst = burst
-        self._keys_max = keys_max
-        self._bucket_by_key: OrderedDict[bytes, TokenBucket] = OrderedDict()
-
-    def take(self, key: bytes, now: float, amount: float = 1.0) -> float:
-        """As ``TokenBucket.take``, of this key's bucket."""
-        bucket = self._bucket_by_key.get(key)
-        if bucket is None:
-            bucket = self._bucket_by_key[key] = TokenBucket(self._rate, self._burst, now)
-            if len(self._bucket_by_key) > self._keys_max:
-                self._bucket_by_key.popitem(last=False)
-        self._bucket_by_key.move_to_end(key)
-        return bucket.take(now, amount)
-
-    def __len__(self) -> int:
-        return len(self._bucket_by_key)
 
 
 # --- whose it is -----------------------------------------------------------------------------
@@ -144,6 +130,7 @@ def prefixes_of(ip: str) -> Prefixes:
 
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
+KEY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +138,6 @@ class CodeLimits:
     """How many codes may be asked for.  Every number is tested at n and n+1."""
 
     address: tuple[Span, ...] = (Span(3, 900.0), Span(5, HOUR_S), Span(10, DAY_S))  # 10 codes = 50 guesses a day
-    open_per_address_max: int = 5  # attempts that have not expired
     near: tuple[Span, ...] = (Span(10, HOUR_S), Span(30, DAY_S))  # one IPv4 address or IPv6 /64
     wide: tuple[Span, ...] = (Span(60, HOUR_S),)  # one /24 or /48
     origin: tuple[Span, ...] = (Span(60, HOUR_S),)  # one web page; browsers cannot forge it
@@ -162,41 +148,53 @@ class CodeLimits:
         """What one network may use of an address's budget: half, so that a stranger cannot lock its owner out."""
         return tuple(Span(-(-span.most // 2), span.seconds) for span in self.address)
 
+    def longest_s(self) -> float:
+        """After so many seconds nothing that was counted decides anything."""
+        every = (self.address, self.near, self.wide, self.origin, self.hub, self.accounts)
+        return max(span.seconds for spans in every for span in spans)
+
 
 class CodeLimiter:
-    """The limits that need no store: by sender, by network, by page, by hub, by mailbox.
+    """Which budgets a code is taken from; the store counts them, for all replicas and over restarts.
 
-    A mailbox is any bytes that stand for an address without its +tag and dots; the
-    limiter never sees an address.
+    The store sees keyed hashes only, each kind of budget by itself, under a key that
+    all replicas share.  Whoever steals database and secrets can test which network
+    asked for a code within the last day, but not which address did: that takes the
+    slow hash for each guess, as the address tag does.
     """
 
-    def __init__(self, limits: CodeLimits, keys_max: int = KEYS_MAX) -> None:
-        self._near = SlidingWindow(limits.near, keys_max)
-        self._wide = SlidingWindow(limits.wide, keys_max)
-        self._origin = SlidingWindow(limits.origin, keys_max)
-        self._hub = SlidingWindow(limits.hub, keys_max)
-        self._mailbox = SlidingWindow(limits.address, keys_max)
-        self._stranger = SlidingWindow(limits.stranger(), keys_max)
-        self._accounts = SlidingWindow(limits.accounts, keys_max)
+    def __init__(self, limits: CodeLimits, internal_key: bytes) -> None:
+        self._limits = limits
+        self._key = hashlib.blake2b(b"limits", key=internal_key, digest_size=32).digest()
 
-    def take_send(self, ip: str, origin: str, now: float) -> float:
-        """One more sending of a code that was asked for before."""
-        return take_all(self._sender(ip, origin), now)
+    def sender(self, ip: str, origin: str) -> list[Charge]:
+        """What each sending of a code is taken from: the sender's budgets, its network's, its page's, the hub's."""
+        prefixes = prefixes_of(ip)
+        charges = [
+            self._charge(b"near", prefixes.near, self._limits.near),
+            self._charge(b"wide", prefixes.wide, self._limits.wide),
+            self.hub(),
+        ]
+        # Programs that are no browser send no Origin; they are one page's visitors no more than one another's.
+        return [*charges, self._charge(b"origin", origin.encode(), self._limits.origin)] if origin else charges
 
-    def take_attempt(self, ip: str, origin: str, mailbox: bytes, now: float) -> float:
-        """One more code for this mailbox.
+    def mailbox(self, ip: str, hashed: bytes) -> list[Charge]:
+        """What a new code is taken from besides; ``hashed`` is the slow hash of the address without +tag and dots.
 
         The stranger's share goes by network: a single subscriber has many /64s.
         """
-        stranger = mailbox + prefixes_of(ip).wide
-        return take_all([*self._sender(ip, origin), (self._mailbox, mailbox), (self._stranger, stranger)], now)
+        return [
+            self._charge(b"mailbox", hashed, self._limits.address),
+            self._charge(b"stranger", hashed + prefixes_of(ip).wide, self._limits.stranger()),
+        ]
 
-    def take_account(self, ip: str, now: float) -> float:
-        """One more new account."""
-        return self._accounts.take(prefixes_of(ip).near, now)
+    def account(self, ip: str) -> Charge:
+        """What a new account is taken from."""
+        return self._charge(b"accounts", prefixes_of(ip).near, self._limits.accounts)
 
-    def _sender(self, ip: str, origin: str) -> list[tuple[SlidingWindow, bytes]]:
-        prefixes = prefixes_of(ip)
-        wanted = [(self._near, prefixes.near), (self._wide, prefixes.wide), (self._hub, b"")]
-        # Programs that are no browser send no Origin; they are one page's visitors no more than one another's.
-        return [*wanted, (self._origin, origin.encode())] if origin else wanted
+    def hub(self) -> Charge:
+        """What all codes are taken from."""
+        return self._charge(b"hub", b"", self._limits.hub)
+
+    def _charge(self, kind: bytes, what: bytes, spans: tuple[Span, ...]) -> Charge:
+        return Charge(hashlib.blake2b(what, key=self._key, person=kind, digest_size=KEY_BYTES).digest(), spans)

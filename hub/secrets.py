@@ -1,23 +1,36 @@
 """The hub's own keys, in one small file beside none of its data.
 
-The file is TOML, mode 0600.  It is made once, whole or not at all, and never over
-an older one: with another pepper no address would be recognised again.  Keep it
-outside the backups of the database, and in a backup of its own; docs/operating.md
-"Secrets".
+The file is TOML.  It is made once, whole or not at all, and never over an older one:
+with another pepper no address would be recognised again.  Keep it outside the backups
+of the database, and in a backup of its own; docs/operating.md "Secrets".
+
+Nobody but the hub shall read it.  A file of the hub's own is 0600 or 0400.  One that
+belongs to somebody else, as root, may be readable by the hub's group, as 0440.  What a
+container was given in /run/secrets keeps the mode it came with, 0444 as a rule: there
+is nobody else in the container, and only the system can put a file there; it must not
+be writable by others.
+
+All replicas of a hub have the same file.  The salt and the peppers are compared with
+the database at each start, since they can never change.  The other two may be replaced,
+on all replicas at once: one with another ``internal_key`` hears no notice of the others
+and limits codes for itself, with another ``otp_key`` a code works at the replica that
+mailed it only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tomllib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 SALT_BYTES = 16
 KEY_BYTES = 32
+# Where Docker, Podman and Compose put what a container is given as a secret.
+GIVEN = Path("/run/secrets")
 
 Random = Callable[[int], bytes]
 
@@ -33,7 +46,7 @@ class Secrets:
     peppers: tuple[bytes, ...]  # 32 bytes each, oldest first: an address tag is made with all of them
     hub_salt: bytes  # 16 bytes; can never change
     otp_key: bytes  # 32 bytes; a new one only ends the codes under way
-    internal_key: bytes  # 32 bytes; authenticates what replicas tell one another
+    internal_key: bytes  # 32 bytes; authenticates what replicas tell one another, hides whom they limit
 
     def __repr__(self) -> str:
         return "Secrets(hidden)"
@@ -44,11 +57,20 @@ def new_secrets(random: Random) -> Secrets:
     return Secrets((random(KEY_BYTES),), random(SALT_BYTES), random(KEY_BYTES), random(KEY_BYTES))
 
 
+def fingerprint(secrets: Secrets, generation: int) -> bytes:
+    """16 bytes that are equal for those who have the salt and the first ``generation`` peppers alike.
+
+    They tell nothing of them, so they may stand in the database.
+    """
+    known = secrets.hub_salt + b"".join(secrets.peppers[:generation])
+    return hashlib.blake2b(known, digest_size=16, person=b"fingerprint").digest()
+
+
 def load(path: Path) -> Secrets:
     """The secrets in a file.  Raises ``BadSecrets``: missing, readable by others, or damaged."""
     try:
         with path.open("rb") as file:
-            _refuse_open_to_others(path, os.fstat(file.fileno()).st_mode)
+            _refuse_open_to_others(path, os.fstat(file.fileno()))
             return _parse(file.read().decode())
     except FileNotFoundError:
         raise BadSecrets(f"There is no secrets file {path}.") from None
@@ -59,7 +81,10 @@ def load(path: Path) -> Secrets:
 
 
 def make(path: Path, random: Random) -> Secrets:
-    """Fresh secrets in a new file, durable on return.  Raises ``BadSecrets`` and changes nothing when there is one."""
+    """Fresh secrets in a new file, durable on return; its folder is made too.
+
+    Raises ``BadSecrets`` and changes nothing when there is a file, or when none can be written.
+    """
     secrets = new_secrets(random)
     partial = _write_beside(path, secrets, random)
     try:
@@ -84,13 +109,19 @@ def load_or_make(path: Path, random: Random, *, store_is_empty: bool) -> Secrets
                 f"There is no secrets file {path}, but the database holds accounts made with one. Restore it from its "
                 "backup; with new secrets nobody could sign in on a new device."
             )
-        with suppress(BadSecrets):  # another replica may make it at the same moment
+        try:
             return make(path, random)
+        except BadSecrets:
+            if not path.exists():  # else another replica has made it at the same moment
+                raise
     return load(path)
 
 
 def add_pepper(path: Path, random: Random) -> Secrets:
-    """The secrets of a file with one more pepper, durable on return; the hub wraps its tags at the next start."""
+    """The secrets of a file with one more pepper, durable on return; the hub wraps its tags at the next start.
+
+    Raises ``BadSecrets`` when the file cannot be read or written.
+    """
     secrets = load(path)
     secrets = replace(secrets, peppers=(*secrets.peppers, random(KEY_BYTES)))
     _write_beside(path, secrets, random).replace(path)
@@ -98,10 +129,17 @@ def add_pepper(path: Path, random: Random) -> Secrets:
     return secrets
 
 
-def _refuse_open_to_others(path: Path, mode: int) -> None:
-    # Windows keeps no such bits.
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise BadSecrets(f"The secrets file {path} is open to others; run: chmod 600 {path}")
+def _refuse_open_to_others(path: Path, status: os.stat_result) -> None:
+    if os.name != "posix":  # Windows keeps no such bits
+        return
+    if GIVEN in path.absolute().parents:
+        allowed, remedy = 0o755, "chmod 444"
+    elif status.st_uid != os.geteuid():
+        allowed, remedy = 0o740, "chmod 440"
+    else:
+        allowed, remedy = 0o700, "chmod 600"
+    if stat.S_IMODE(status.st_mode) & ~allowed:
+        raise BadSecrets(f"The secrets file {path} is open to others; run: {remedy} {path}")
 
 
 def _parse(text: str) -> Secrets:
@@ -143,8 +181,11 @@ def _toml_list(texts: Sequence[str]) -> str:
 def _write_beside(path: Path, secrets: Secrets, random: Random) -> Path:
     """The whole text, synced, in a file next to ``path`` that nobody else can read."""
     partial = path.with_name(f".{path.name}.{random(8).hex()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as exc:
+        raise BadSecrets(f"The secrets file {path} cannot be written: {exc.strerror}.") from None
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(_render(secrets))

@@ -70,6 +70,13 @@ class Change(NamedTuple):
     sealed: bytes  # the sealed bytes, exactly as the device sent them
 
 
+class Span(NamedTuple):
+    """At most ``most`` times within ``seconds``."""
+
+    most: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Every number the protocol bounds, sent in the challenge and tested at n and n+1."""

@@ -6,6 +6,7 @@ A keeper is examined by a class that says how it is made, restarted and searched
         async def make(self, **options): ...
         async def restart(self, store): ...
         async def rows(self, store): ...
+        async def beside(self, store): ...  # where many programs may have it open
 
 The bodies of the changes are random bytes: a store is blind and must not mind.
 """
@@ -23,8 +24,8 @@ from typing import Any
 import pytest
 
 from hub.errors import Refusal, StoreUnavailable
-from hub.store import Account, Answer, Append, Appended, Attempt, Device, Draft, Page, Space, Store
-from hub.terms import ZERO_ID, Change, CollectionKey, Kind, Limits
+from hub.store import Account, Answer, Append, Appended, Attempt, Charge, Device, Draft, Page, Space, Store
+from hub.terms import ZERO_ID, Change, CollectionKey, Kind, Limits, Span
 from hub.wire.header import FLAG_CONDITIONAL, SEALED_BYTES_MIN, SUITE, VERSION, Header, parse_header
 
 NOW = 1_750_000_000.0
@@ -152,9 +153,8 @@ class Writer:
 
     async def used_bytes(self) -> int:
         account = await self.store.account(self.account_id)
-        (space,) = await self.store.spaces(self.account_id)
         assert account is not None
-        assert account.used_bytes == space.used_bytes
+        assert account.used_bytes == sum(space.used_bytes for space in await self.store.spaces(self.account_id))
         return account.used_bytes
 
 
@@ -168,6 +168,10 @@ def an_attempt(address_tag: bytes | None = None, **fields: Any) -> Attempt:
         new_id(), address_tag or os.urandom(32), os.urandom(32), "enrol", "notes.example", NOW, NOW + 600, sent_at=NOW
     )
     return replace(attempt, **fields)
+
+
+def a_charge(name: bytes, *spans: tuple[int, float]) -> Charge:
+    return Charge(hashlib.blake2b(name, digest_size=16).digest(), tuple(Span(*span) for span in spans))
 
 
 def a_space(account_id: bytes, **fields: Any) -> Space:
@@ -256,11 +260,22 @@ class StoreExam:
         """Every row of every table, whatever tables there are."""
         raise NotImplementedError
 
+    async def beside(self, store: Store) -> Store:
+        """What another program has of the same store, open; the store itself when only one program may have it."""
+        return store
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[Store]:
         store = await self.make()
         yield store
         await store.close()
+
+    @pytest.fixture
+    async def replica(self, store: Store) -> AsyncIterator[Store]:
+        replica = await self.beside(store)
+        yield replica
+        if replica is not store:
+            await replica.close()
 
     @pytest.fixture
     async def writer(self, store: Store) -> Writer:
@@ -285,6 +300,8 @@ class StoreExam:
             store.ping(),
             store.incarnation(),
             store.renew_incarnation(),
+            store.claim("name", b"value"),
+            store.session_order(),
             store.append([writer.request(draft)], NOW),
             store.read(key, 0, live_only=False, changes_max=1, bytes_max=1),
             store.states(account_id, space_id, device_id, None),
@@ -296,8 +313,10 @@ class StoreExam:
             store.spaces(account_id),
             store.schedule_space_deletion(account_id, space_id, NOW),
             store.delete_space(account_id, space_id),
+            store.spend([a_charge(b"anna", (1, 60))], NOW),
+            store.spend([a_charge(b"anna", (1, 60))], NOW, count=False),
+            store.forget_spent(NOW),
             store.add_attempt(an_attempt()),
-            store.attempts_since(b"tag", 0),
             store.note_resend(b"a", b"k", NOW, not_before_s=0, sends_max=1),
             store.charge_attempt(b"a", NOW, 1),
             store.consume_attempt(b"a", NOW),
@@ -318,6 +337,7 @@ class StoreExam:
             store.add_invite(b"t", NOW),
             store.invite_is_open(b"t", NOW),
             store.rewrap_addresses(bytes, 1),
+            store.tag_generation(),
             store.forget_attempts(NOW),
         ]
         for call in calls:
@@ -353,6 +373,33 @@ class StoreExam:
         assert await writer.seqs() == [1]
         await writer.put()
         assert await writer.seqs() == [1, 2]
+
+    async def test_what_was_claimed_first_stays(self) -> None:
+        store = await self.make()
+        incarnation = await store.incarnation()
+        assert await store.claim("colour", b"red") == b"red"
+        assert await store.claim("colour", b"blue") == b"red"
+        assert await store.claim("shape", b"") == b""
+        assert await store.claim("shape", b"round") == b""
+        store = await self.restart(store)
+        assert await store.claim("colour", b"blue") == b"red"
+        assert await store.claim("size", b"blue") == b"blue"
+        assert await store.incarnation() == incarnation
+        await store.close()
+
+    async def test_of_many_claims_at_once_one_stays(self, store: Store, replica: Store) -> None:
+        values = [b"%d" % number for number in range(20)]
+        claims = ((store, replica)[number % 2].claim("colour", value) for number, value in enumerate(values))
+        kept = set(await asyncio.gather(*claims))
+        assert len(kept) == 1 and kept <= set(values)
+        assert {await each.claim("colour", b"late") for each in (store, replica)} == kept
+
+    async def test_every_session_is_newer_than_those_before_it(self, store: Store, replica: Store) -> None:
+        orders = [await (store, replica)[number % 2].session_order() for number in range(6)]
+        assert orders == sorted(set(orders)) and orders[0] > 0
+        at_once = await asyncio.gather(*((store, replica)[number % 2].session_order() for number in range(40)))
+        assert len(set(at_once)) == 40 and min(at_once) > orders[-1]
+        assert await replica.session_order() > max(at_once)
 
     # --- order --------------------------------------------------------------------------------
 
@@ -636,6 +683,35 @@ class StoreExam:
         assert page.upto == page.head
         assert opened(got) == opened((await writer.read()).changes)
 
+    async def test_what_one_batch_brought_replaces_and_is_replaced_in_its_order(
+        self, store: Store, writer: Writer
+    ) -> None:
+        other = await another(writer)
+        await writer.put(1)
+        kinds = [Kind.DELTA, Kind.PUT, Kind.DELTA, Kind.DELTA]
+        batch = [
+            writer.request(*(writer.draft(1, kind=kind) for kind in kinds), writer.draft(1, kind=Kind.KEYRING)),
+            other.request(other.draft(1, kind=Kind.KEYRING), other.draft(2), other.draft(2, kind=Kind.DELETE)),
+            writer.request(writer.draft(2, kind=Kind.DELTA), writer.draft(3, collection_id=PHOTOS)),
+            other.request(other.draft(3, collection_id=PHOTOS)),
+        ]
+        answered = await store.append(batch, NOW)
+        given = [[answer.seq for answer in appended.answers] for appended in answered]
+        assert given == [[2, 3, 4, 5, 6], [7, 8, 9], [10, 1], [2]]
+        assert await writer.seqs(live_only=True) == [3, 4, 5, 7, 9, 10]
+        assert await writer.seqs(live_only=True, collection_id=PHOTOS) == [2]
+        assert await store.compact(NOW + 1, 100) == 5
+        assert await writer.seqs() == [3, 4, 5, 7, 9, 10]
+
+    async def test_of_two_edits_on_one_base_in_one_batch_the_first_wins(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        base = (await writer.put()).header.change_id
+        first, second = writer.draft(base=base), other.draft(base=base)
+        one, two = await store.append([writer.request(first), other.request(second)], NOW)
+        assert one.answers == [Answer(2)]
+        assert two.answers == [Answer(0, "conflict", 2, first.header.change_id)] and two.fresh == []
+        assert await writer.seqs() == [1, 2]
+
     # --- pages --------------------------------------------------------------------------------
 
     async def test_a_collection_without_changes_has_head_0(self, writer: Writer) -> None:
@@ -845,6 +921,18 @@ class StoreExam:
         assert [codes(each) for each in answered] == [[""], ["quota_exceeded", ""]]
         assert [each.used_bytes for each in answered] == [300, 500]
         await store.close()
+
+    async def test_what_an_account_uses_is_the_sum_over_its_spaces(self, store: Store) -> None:
+        account_id, device, made = await new_account(store)
+        spaces = [await store.create_space(a_space(account_id), 50, NOW) for _ in range(3)]
+        writers = [Writer(store, account_id, space.space_id, device.device_id) for space in spaces]
+        for size, writer in zip((200, 300), writers, strict=False):
+            await writer.put(size=size)
+        found = await store.find_account(made.address_tag)
+        assert found is not None and found.used_bytes == 500
+        assert await writers[0].used_bytes() == 500
+        await store.delete_space(account_id, spaces[1].space_id)
+        assert await writers[0].used_bytes() == 200
 
     # --- all or nothing -----------------------------------------------------------------------
 
@@ -1209,15 +1297,80 @@ class StoreExam:
         assert (await with_their_device.append(with_their_device.draft())).revoked
         assert await self.sorted_rows(store) == rows
 
-    # --- attempts and invites -----------------------------------------------------------------
+    # --- limits that all replicas share -------------------------------------------------------
 
-    async def test_attempts_for_an_address_are_listed_oldest_first(self, store: Store) -> None:
-        tag = os.urandom(32)
-        for seconds in (5, 1, 3):
-            await store.add_attempt(an_attempt(tag, created_at=NOW + seconds))
-        await store.add_attempt(an_attempt(created_at=NOW + 2))
-        assert await store.attempts_since(tag, 0) == [NOW + 1, NOW + 3, NOW + 5]
-        assert await store.attempts_since(tag, NOW + 1) == [NOW + 3, NOW + 5]
+    async def test_a_key_passes_so_often_and_is_told_when_it_may_again(self, store: Store) -> None:
+        charges = [a_charge(b"anna", (3, 60))]
+        waits = [await store.spend(charges, NOW + at) for at in (0, 10, 20, 21, 59.5, 60, 60, 69.5, 70)]
+        assert waits == [0, 0, 0, 39, 0.5, 0, 10, 0.5, 0]
+
+    async def test_the_longest_wait_of_several_spans_counts(self, store: Store) -> None:
+        charges = [a_charge(b"anna", (2, 10), (3, 100))]
+        waits = [await store.spend(charges, NOW + at) for at in (0, 1, 2, 10, 11, 11, 100, 100)]
+        assert waits == [0, 0, 8, 0, 89, 89, 0, 1]
+
+    async def test_being_refused_or_only_asking_costs_nothing(self, store: Store) -> None:
+        charges = [a_charge(b"anna", (2, 60))]
+        assert [await store.spend(charges, NOW, count=False) for _ in range(5)] == [0] * 5
+        assert [await store.spend(charges, NOW) for _ in range(2)] == [0, 0]
+        rows = await self.sorted_rows(store)
+        assert [await store.spend(charges, NOW + at) for at in range(1, 60)] == [60 - at for at in range(1, 60)]
+        assert await store.spend(charges, NOW + 1, count=False) == 59
+        assert await self.sorted_rows(store) == rows
+        assert await store.spend(charges, NOW + 60, count=False) == 0
+        assert await self.sorted_rows(store) == rows
+        assert await store.spend(charges, NOW + 60) == 0
+
+    async def test_keys_do_not_touch_one_another(self, store: Store) -> None:
+        anna, ben = a_charge(b"anna", (1, 60)), a_charge(b"ben", (1, 60))
+        assert [await store.spend([each], NOW) for each in (anna, ben, anna)] == [0, 0, 60]
+        assert await store.spend([], NOW) == 0
+
+    async def test_every_key_is_counted_or_none_is(self, store: Store) -> None:
+        tight, loose = a_charge(b"tight", (1, 60)), a_charge(b"loose", (2, 30))
+        assert await store.spend([tight, loose], NOW) == 0
+        assert await store.spend([tight, loose], NOW + 1) == await store.spend([loose, tight], NOW + 1) == 59
+        assert [await store.spend([loose], NOW + 1) for _ in range(2)] == [0, 29]
+        assert await store.spend([loose, a_charge(b"other", (1, 60))], NOW + 1) == 29
+        assert await store.spend([a_charge(b"other", (1, 60))], NOW + 1) == 0
+
+    async def test_of_calls_at_once_no_more_pass_than_the_spans_allow(self, store: Store, replica: Store) -> None:
+        anna, ben = a_charge(b"anna", (7, 60)), a_charge(b"ben", (9, 60))
+        both = [[anna, ben], [ben, anna]]  # in whatever order they are named
+        calls = ((store, replica)[number % 2].spend(both[number // 2 % 2], NOW) for number in range(40))
+        waits = await asyncio.gather(*calls)
+        assert (waits.count(0.0), set(waits)) == (7, {0.0, 60.0})
+        calls = ((store, replica)[number % 2].spend([ben], NOW) for number in range(20))
+        assert (await asyncio.gather(*calls)).count(0.0) == 2
+
+    async def test_replicas_whose_clocks_differ_count_together(self, store: Store, replica: Store) -> None:
+        charges = [a_charge(b"anna", (2, 60))]
+        assert await store.spend(charges, NOW + 5) == 0
+        assert await replica.spend(charges, NOW) == 0
+        assert await store.spend(charges, NOW + 5) == 55
+        assert await replica.spend(charges, NOW) == 60
+        assert [await replica.spend(charges, NOW + 60) for _ in range(2)] == [0, 5]
+
+    async def test_what_was_counted_is_known_after_a_restart(self) -> None:
+        store = await self.make()
+        charges = [a_charge(b"anna", (1, 60))]
+        await store.spend(charges, NOW)
+        store = await self.restart(store)
+        assert await store.spend(charges, NOW + 20) == 40
+        await store.close()
+
+    async def test_what_was_counted_long_ago_is_forgotten(self, store: Store) -> None:
+        before = await self.sorted_rows(store)
+        anna, ben = a_charge(b"anna", (2, 60)), a_charge(b"ben", (1, 60))
+        assert await store.spend([anna, ben], NOW) == await store.spend([anna], NOW + 10) == 0
+        assert await store.forget_spent(NOW) == 0
+        assert await store.spend([anna], NOW + 20) == 40
+        assert await store.forget_spent(NOW + 10) == 2
+        assert [await store.spend([each], NOW + 20) for each in (anna, anna, ben)] == [0, 50, 0]
+        assert await store.forget_spent(NOW + 100) == 3
+        assert await self.sorted_rows(store) == before
+
+    # --- attempts and invites -----------------------------------------------------------------
 
     async def test_an_attempt_is_charged_exactly_tries_max_times(self, store: Store) -> None:
         attempt = an_attempt()
@@ -1479,6 +1632,9 @@ class StoreExam:
         store = await self.make()
         account_id, _, made = await new_account(store)
         other_id, _, other = await new_account(store)
+        waiting = an_attempt(made.address_tag)
+        await store.add_attempt(waiting)
+        assert await store.tag_generation() == 0
 
         def wrap(tag: bytes) -> bytes:
             return bytes(byte ^ 0xFF for byte in tag)
@@ -1490,9 +1646,12 @@ class StoreExam:
         assert found is not None and found.account_id == account_id
         found = await store.find_account(wrap(other.address_tag))
         assert found is not None and found.account_id == other_id
-        assert await store.attempts_since(wrap(made.address_tag), 0) == [NOW]
+        charged = await store.charge_attempt(waiting.attempt_id, NOW, 5)
+        assert charged is not None and charged.address_tag == wrap(made.address_tag)
         store = await self.restart(store)
-        assert await store.rewrap_addresses(wrap, 2) == 0
+        assert await store.tag_generation() == 2
+        assert await store.rewrap_addresses(wrap, 1) == await store.rewrap_addresses(wrap, 2) == 0
+        assert await store.tag_generation() == 2
         assert await store.find_account(wrap(made.address_tag)) is not None
         await store.close()
 
@@ -1510,3 +1669,127 @@ class StoreExam:
         with pytest.raises(ValueError, match="no pepper"):
             await store.rewrap_addresses(fail, 1)
         assert await self.sorted_rows(store) == rows
+
+    # --- many replicas ------------------------------------------------------------------------
+
+    async def test_what_one_replica_answered_another_reads(self, store: Store, replica: Store, writer: Writer) -> None:
+        there = Writer(replica, writer.account_id, writer.space_id, writer.device_id)
+        for number in range(20):
+            here, other = (writer, there) if number % 2 else (there, writer)
+            there.counters = writer.counters
+            draft = await here.put(number)
+            page = await other.read(number)
+            assert [change.sealed for change in page.changes] == [draft.sealed]
+            assert await other.answer(draft) == Answer(number + 1)
+        assert await replica.incarnation() == await store.incarnation()
+
+    async def test_appenders_on_two_replicas_leave_no_gap_and_no_double(self, replica: Store, writer: Writer) -> None:
+        writers = [writer, *[await another(writer) for _ in range(9)]]
+        for each in writers[::2]:
+            each.store = replica
+        drafts = [each.draft(number, kind=Kind.DELTA) for number in range(10) for each in writers]
+        by_device = {each.device_id: each for each in writers}
+        answers = await asyncio.gather(*(by_device[draft.header.device_id].answer(draft) for draft in drafts))
+        assert sorted(answer.seq for answer in answers) == list(range(1, 101))
+        kept = {change.seq: change.sealed for change in (await writer.read()).changes}
+        assert kept == {answer.seq: draft.sealed for answer, draft in zip(answers, drafts, strict=True)}
+
+    async def test_a_draft_sent_to_two_replicas_at_once_is_kept_once(self, replica: Store, writer: Writer) -> None:
+        there = Writer(replica, writer.account_id, writer.space_id, writer.device_id)
+        for seq in range(1, 11):
+            draft = writer.draft(seq)
+            answers = await asyncio.gather(*(each.answer(draft) for each in (writer, there) * 5))
+            assert set(answers) == {Answer(seq)}
+        assert await writer.seqs() == list(range(1, 11))
+
+    async def test_of_two_edits_on_one_base_at_two_replicas_one_wins(self, replica: Store, writer: Writer) -> None:
+        base = (await writer.put()).header.change_id
+        others = [await another(writer) for _ in range(10)]
+        for each in others[::2]:
+            each.store = replica
+        answers = await asyncio.gather(*(other.answer(other.draft(base=base)) for other in others))
+        assert sorted(answer.code for answer in answers) == [""] + ["conflict"] * 9
+        assert {answer.newest_seq for answer in answers if answer.code} == {2}
+
+    async def test_the_quota_is_one_over_two_replicas_and_two_spaces(self) -> None:
+        store = await self.make(quota_bytes=1_000)
+        replica = await self.beside(store)
+        account_id, device, _ = await new_account(store)
+        writers = []
+        for each in (store, replica):
+            space = await store.create_space(a_space(account_id), 50, NOW)
+            writers += [Writer(each, account_id, space.space_id, device.device_id)]
+        drafts = [writer.draft(collection_id=new_id(), size=300) for _ in range(5) for writer in writers]
+        answers = await asyncio.gather(*(writers[i % 2].answer(draft) for i, draft in enumerate(drafts)))
+        assert sorted(answer.code for answer in answers) == [""] * 3 + ["quota_exceeded"] * 7
+        assert await writers[0].used_bytes() == 900
+        if replica is not store:
+            await replica.close()
+        await store.close()
+
+    async def test_no_change_commits_at_one_replica_after_a_revocation_at_another(
+        self, store: Store, replica: Store, writer: Writer
+    ) -> None:
+        other = await another(writer)
+        other.store = replica
+        drafts = [other.draft(collection_id=new_id()) for _ in range(200)]
+        appends = [asyncio.create_task(other.append(draft)) for draft in drafts[:100]]
+        revocation = asyncio.create_task(store.revoke(writer.account_id, [other.device_id], NOW))
+        appends += [asyncio.create_task(other.append(draft)) for draft in drafts[100:]]
+        assert await revocation == [other.device_id]
+
+        async def head_total() -> int:
+            states = await store.states(writer.account_id, writer.space_id, other.device_id, None)
+            return sum(state.head for state in states)
+
+        at_revocation = await head_total()
+        answered = await asyncio.gather(*appends)
+        assert await head_total() == at_revocation
+        assert sum(1 for appended in answered if not appended.revoked) == at_revocation
+        assert (await other.append(other.draft())).revoked
+
+    async def test_an_attempt_is_charged_and_used_once_over_two_replicas(self, store: Store, replica: Store) -> None:
+        attempt = an_attempt()
+        await store.add_attempt(attempt)
+        both = (store, replica) * 10
+        charged = await asyncio.gather(*(each.charge_attempt(attempt.attempt_id, NOW, 5) for each in both))
+        assert sum(each is not None for each in charged) == 5
+        resent = (
+            each.note_resend(attempt.attempt_id, attempt.device_pk, NOW + 60, not_before_s=60, sends_max=9)
+            for each in both
+        )
+        assert sum(each is not None for each in await asyncio.gather(*resent)) == 1
+
+        async def enrols(each: Store) -> bool:
+            account = Account(new_id(), None, 0, DAY)
+            try:
+                await enrol(each, attempt, a_device(account.account_id), account)
+            except Refusal as refusal:
+                assert refusal.code == "enrol_failed"
+                return False
+            return True
+
+        assert (await asyncio.gather(*map(enrols, both))).count(True) == 1
+        assert await replica.count_accounts() == 1
+
+    async def test_spaces_devices_and_collections_are_limited_over_two_replicas(self) -> None:
+        store = await self.make(limits=Limits(collections_per_space_max=3))
+        replica = await self.beside(store)
+        account_id, device, _ = await new_account(store)
+        both = (store, replica) * 5
+
+        async def codes_of(calls: Iterable[Any]) -> list[str]:
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            return sorted(each.code if isinstance(each, Refusal) else "" for each in outcomes)
+
+        spaces = (each.create_space(a_space(account_id), 3, NOW) for each in both)
+        assert await codes_of(spaces) == [""] * 3 + ["too_many"] * 7
+        devices = (each.add_device(a_device(account_id), per_account_max=4, per_app_max=9) for each in both)
+        assert await codes_of(devices) == [""] * 3 + ["too_many"] * 7
+        space = (await store.spaces(account_id))[0]
+        writers = [Writer(each, account_id, space.space_id, device.device_id) for each in both]
+        answers = await asyncio.gather(*(each.answer(each.draft(collection_id=new_id())) for each in writers))
+        assert sorted(answer.code for answer in answers) == [""] * 3 + ["too_many"] * 7
+        if replica is not store:
+            await replica.close()
+        await store.close()

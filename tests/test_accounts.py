@@ -18,15 +18,17 @@ from nacl.signing import SigningKey
 import hub.accounts
 from hub import log
 from hub.accounts import Accounts, Caller, SignUp, add_invite, space_id_of
+from hub.address import slow_hash
 from hub.bus import AccountChanged, DevicesRevoked
 from hub.bus.local import LocalBus
 from hub.errors import Closing, Refusal
-from hub.limiter import CodeLimits, Span
+from hub.limiter import CodeLimiter, CodeLimits
 from hub.mail.smtp import SmtpMailer
-from hub.secrets import new_secrets
+from hub.secrets import BadSecrets, new_secrets
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
-from hub.terms import Limits, Policy
+from hub.terms import Limits, Policy, Span
+from hub.wire import messages as m
 from hub.wire.messages import (
     ApproveDevice,
     CancelDeletion,
@@ -41,14 +43,13 @@ from hub.wire.messages import (
     RequestCode,
     RevokeDevices,
 )
+from tests.hub_rig import Wire, hub_in
 from tests.mailbox import HOST, Mailbox
 
 HOUR, DAY = 3_600.0, 86_400.0
 START = 1_800_000_000.0
 MANY = (Span(1_000, DAY),)
-UNLIMITED = CodeLimits(
-    address=MANY, near=MANY, wide=MANY, origin=MANY, hub=MANY, accounts=MANY, open_per_address_max=1_000
-)
+UNLIMITED = CodeLimits(address=MANY, near=MANY, wide=MANY, origin=MANY, hub=MANY, accounts=MANY)
 ANNA, BEN, EVE = "anna@example.org", "ben@example.org", "eve@example.org"
 
 
@@ -540,7 +541,114 @@ async def test_what_is_over_a_limit_costs_neither_a_slow_hash_nor_a_row(hub_here
     with pytest.raises(Refusal) as caught:
         await ask(accounts, ANNA, ip="192.0.2.1")
     assert (caught.value.code, caught.value.retry_after_s) == ("slow_down", HOUR)
-    assert watched.calls == []
+    assert set(watched.calls) == {"spend"}
+
+
+async def test_a_mailbox_that_has_to_wait_costs_one_slow_hash_and_no_more(hub_here, monkeypatch):
+    """Or whoever knows an address could have the hub hash it without end: what is refused is not counted."""
+    accounts = hub_here.replica(code_limits=CodeLimits())
+    hashes = []
+    slow = hub.accounts.slow_hash
+    monkeypatch.setattr(hub.accounts, "slow_hash", lambda *args: hashes.append(1) or slow(*args))
+    for _ in range(2):
+        await ask(accounts, ANNA, ip="198.51.100.7")
+    waits = []
+    for i in range(10):
+        with pytest.raises(Refusal) as caught:
+            await ask(accounts, ("anna+x@example.org", ANNA)[i % 2], ip=f"198.51.100.{i}")
+        waits.append(caught.value.retry_after_s)
+        hub_here.clock.now += 1.0
+    assert waits == [900.0 - i for i in range(10)]
+    assert len(hashes) == 2 + 2
+    assert await ask(accounts, ANNA, ip="192.0.2.1")
+    hub_here.clock.now = START + 900.0
+    assert await ask(accounts, ANNA, ip="198.51.100.7")
+
+
+async def test_a_wait_of_the_senders_own_is_not_the_mailboxs(hub_here):
+    """Asked at once, so that it is the counting which refuses: a neighbour may still ask for the same mailbox."""
+    accounts = hub_here.replica(code_limits=dataclasses.replace(UNLIMITED, near=(Span(1, HOUR),)))
+    outcomes = await asyncio.gather(*(ask(accounts, ANNA, ip="192.0.2.1") for _ in range(4)), return_exceptions=True)
+    assert sorted(isinstance(outcome, Refusal) for outcome in outcomes) == [False, True, True, True]
+    assert await ask(accounts, ANNA, ip="192.0.2.2")
+
+
+async def test_a_flood_at_one_moment_costs_few_slow_hashes(hub_here, monkeypatch):
+    accounts = hub_here.replica(code_limits=CodeLimits())
+    hashes = []
+    slow = hub.accounts.slow_hash
+    monkeypatch.setattr(hub.accounts, "slow_hash", lambda *args: hashes.append(1) or slow(*args))
+    asked = (ask(accounts, f"person{i}@example.org", ip="192.0.2.1") for i in range(100))
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(outcome, CodeSent) for outcome in outcomes) == 10
+    assert {outcome.code for outcome in outcomes if not isinstance(outcome, CodeSent)} == {"slow_down"}
+    assert len(hashes) <= 10 + hub.accounts.ARGON2_THREADS
+
+
+async def test_sending_a_code_again_is_taken_from_the_senders_budget_before_the_slow_hash(hub_here, monkeypatch):
+    limits = dataclasses.replace(UNLIMITED, near=(Span(2, HOUR),))
+    accounts = hub_here.replica(code_limits=limits)
+    sent = await ask(accounts, ANNA, ip="192.0.2.1")
+    hub_here.clock.now += 60.0
+    assert await ask(accounts, ANNA, ip="192.0.2.1", attempt_id=sent.attempt_id)
+    hub_here.clock.now += 60.0
+    other = hub_here.replica(code_limits=limits)
+    monkeypatch.setattr(hub.accounts, "slow_hash", None)
+    with pytest.raises(Refusal) as caught:
+        await ask(other, ANNA, ip="192.0.2.1", attempt_id=sent.attempt_id)
+    assert (caught.value.code, caught.value.retry_after_s) == ("slow_down", HOUR - 120.0)
+
+
+async def test_an_address_with_a_tag_is_counted_by_a_slow_hash_too(hub_here):
+    """The store sees no key that could be made from an address without it."""
+    keys = []
+
+    class Noting(Watched):
+        async def spend(self, charges, now, *, count=True):
+            keys.extend(charge.key for charge in charges)
+            return await self.store.spend(charges, now, count=count)
+
+    accounts = hub_here.replica(store=Noting(hub_here.store))
+    await ask(accounts, ANNA, ip="192.0.2.1")
+    plain = set(keys)
+    keys.clear()
+    await ask(accounts, "a.nna+x@example.org", ip="192.0.2.1")
+    assert set(keys) == plain and len(plain) == 5  # near, wide, hub, mailbox, stranger
+    limiter = CodeLimiter(UNLIMITED, hub_here.secrets.internal_key)
+    hashed = slow_hash(ANNA, hub_here.secrets.hub_salt)
+    assert {charge.key for charge in limiter.mailbox("192.0.2.1", hashed)} < plain
+
+
+@on_every_store
+async def test_limits_are_one_over_two_replicas_also_at_one_moment(hub_here):
+    limits = dataclasses.replace(UNLIMITED, address=CodeLimits().address, near=(Span(4, HOUR),))
+    replicas = [hub_here.replica(code_limits=limits) for _ in range(2)]
+    outcomes = await asyncio.gather(
+        *(ask(replicas[i % 2], ANNA, ip=f"10.0.{i}.1") for i in range(12)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, CodeSent) for outcome in outcomes) == 3
+    outcomes = await asyncio.gather(
+        *(ask(replicas[i % 2], f"person{i}@example.org", ip="192.0.2.1") for i in range(12)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, CodeSent) for outcome in outcomes) == 4
+
+
+async def test_the_operator_is_told_once_an_hour_that_the_hub_mails_no_more_codes(hub_here, lines):
+    limits = dataclasses.replace(UNLIMITED, hub=(Span(2, HOUR),), origin=(Span(1, HOUR),))
+    accounts = hub_here.replica(code_limits=limits)
+    await ask(accounts, ANNA, origin="https://app.example")
+    await refused(ask(accounts, BEN, origin="https://app.example"))
+    assert "codes_per_hour" not in lines.getvalue()
+    await ask(accounts, BEN)
+    for _ in range(5):
+        await refused(ask(accounts, EVE))
+    await asyncio.gather(*(refused(ask(accounts, f"person{i}@example.org")) for i in range(5)))
+    assert lines.getvalue().count("codes_per_hour") == 1
+    hub_here.clock.now += HOUR
+    await ask(accounts, ANNA)
+    await ask(accounts, BEN)
+    await refused(ask(accounts, EVE))
+    assert lines.getvalue().count("codes_per_hour") == 2
 
 
 @on_every_store
@@ -567,18 +675,6 @@ async def test_each_address_gets_five_codes_an_hour_and_ten_a_day_also_over_a_re
         if len(asked) == 11:
             break
     assert asked == [0, 0, 0, 900, 900, 3600, 3600, 3600, 4500, 4500, 86400]
-
-
-@on_every_store
-async def test_an_address_has_at_most_five_open_attempts(hub_here):
-    accounts = hub_here.replica(code_limits=dataclasses.replace(UNLIMITED, open_per_address_max=5))
-    for _ in range(5):
-        await ask(accounts, ANNA)
-    with pytest.raises(Refusal) as caught:
-        await ask(accounts, ANNA)
-    assert (caught.value.code, caught.value.retry_after_s) == ("slow_down", 600.0)
-    hub_here.clock.now += 600.0
-    assert await ask(accounts, ANNA)
 
 
 async def test_a_stranger_who_spends_his_share_does_not_lock_the_owner_out(hub_here):
@@ -626,6 +722,8 @@ async def test_one_place_makes_five_accounts_a_day_and_still_signs_in_to_old_one
     for i in range(5):
         await hub_here.sign_in(accounts, f"person{i}@example.org", ip="192.0.2.1")
     sent, code = await asked_and_mailed(hub_here, accounts, ANNA)
+    later = hub_here.replica(code_limits=accounts._code_limits)  # another replica, or this one after a restart
+    assert await refused(enrol(later, sent, code, ip="192.0.2.1")) == "slow_down"
     assert await refused(enrol(accounts, sent, code, ip="192.0.2.1")) == "slow_down"
     assert await hub_here.sign_in(accounts, "person0@example.org", ip="192.0.2.1")
     assert await enrol(accounts, sent, code, ip="192.0.2.2")
@@ -762,11 +860,74 @@ async def test_a_code_asked_for_before_a_new_pepper_makes_no_second_account(hub_
     assert await hub_here.store.count_accounts() == 1
 
 
+# --- the secrets of one hub ---
+
+
+OTHER = (
+    "another salt",
+    "another first pepper",
+)
+
+
+@on_every_store
+@pytest.mark.parametrize("what", OTHER)
+async def test_a_hub_with_other_secrets_than_the_databases_does_not_start(hub_here, what):
+    await hub_here.replica().open()
+    changed = {"another salt": {"hub_salt": b"s" * 16}, "another first pepper": {"peppers": (b"p" * 32,)}}[what]
+    other = hub_here.replica(secrets=dataclasses.replace(hub_here.secrets, **changed))
+    for _ in range(2):
+        with pytest.raises(BadSecrets, match="Copy the secrets file of the hub that was started first"):
+            await other.open()
+    await hub_here.replica().open()
+
+
+async def test_the_keys_that_may_be_replaced_do_not_stop_a_start(hub_here):
+    await hub_here.replica().open()
+    renewed = dataclasses.replace(hub_here.secrets, otp_key=b"o" * 32, internal_key=b"i" * 32)
+    await hub_here.replica(secrets=renewed).open()
+
+
+@on_every_store
+async def test_of_two_hubs_with_different_secrets_that_start_at_once_one_starts(hub_here):
+    replicas = [hub_here.replica(secrets=new_secrets(random_source.token_bytes)) for _ in range(2)]
+    outcomes = await asyncio.gather(*(each.open() for each in replicas), return_exceptions=True)
+    assert sorted(type(outcome) for outcome in outcomes if outcome is not None) == [BadSecrets]
+    started = replicas[outcomes.index(None)]
+    await started.open()
+    assert await hub_here.sign_in(started, ANNA)
+
+
+@on_every_store
+async def test_secrets_older_than_the_database_stop_the_start(hub_here):
+    anna = await hub_here.sign_in(hub_here.replica(), ANNA)
+    rotated = dataclasses.replace(hub_here.secrets, peppers=(*hub_here.secrets.peppers, b"1" * 32))
+    await hub_here.replica(secrets=rotated).open()
+    with pytest.raises(BadSecrets, match="older than the database: it has 1 peppers, and the addresses are"):
+        await hub_here.replica().open()
+    again = hub_here.replica(secrets=rotated)
+    await again.open()
+    assert (await hub_here.sign_in(again, ANNA)).device.account_id == anna.device.account_id
+
+
+@on_every_store
+async def test_two_replicas_with_different_new_peppers_do_not_both_start(hub_here):
+    anna = await hub_here.sign_in(hub_here.replica(), ANNA)
+    replicas = [
+        hub_here.replica(secrets=dataclasses.replace(hub_here.secrets, peppers=(*hub_here.secrets.peppers, new)))
+        for new in (b"1" * 32, b"2" * 32)
+    ]
+    outcomes = await asyncio.gather(*(each.open() for each in replicas), return_exceptions=True)
+    assert sorted(type(outcome) for outcome in outcomes if outcome is not None) == [BadSecrets]
+    again = await hub_here.sign_in(replicas[outcomes.index(None)], ANNA)
+    assert again.device.account_id == anna.device.account_id
+
+
 # --- sessions ---
 
 
 @on_every_store
-async def test_a_session_is_told_its_account_and_spaces_and_its_day_is_noted_once(hub_here):
+async def test_a_session_is_told_its_account_and_spaces_and_nothing_is_written(hub_here):
+    """Anybody can name a device; only afterwards the device proves that it is the one."""
     accounts = hub_here.replica()
     anna = await hub_here.sign_in(accounts, ANNA)
     space_id = await a_space(accounts, anna)
@@ -775,10 +936,36 @@ async def test_a_session_is_told_its_account_and_spaces_and_its_day_is_noted_onc
     assert account.account_id == anna.device.account_id
     assert [space.space_id for space in spaces] == [space_id]
     assert spaces == await accounts.spaces(account.account_id)
-    assert "note_seen" not in watched.calls
+    assert set(watched.calls) == {"account", "spaces"}
     hub_here.clock.now += DAY
     await accounts.ready_facts(anna.device)
-    assert (await accounts.authenticate(anna.device.device_id)).last_seen_day == int(hub_here.clock.now // DAY)
+    assert await accounts.authenticate(anna.device.device_id) == anna.device
+
+
+async def test_a_device_is_noted_as_seen_once_it_has_proved_itself(tmp_path):
+    async with hub_in(tmp_path) as place:
+        wire = Wire(place.url)
+        await wire.sign_up(place.mailbox, ANNA)
+        await wire.hang_up()
+        device = await place.hub.store.device(wire.device_id)
+        day = device.last_seen_day
+
+        async def seen_on(day):
+            await place.hub.server.note_seen(day)
+            return (await place.hub.store.device(wire.device_id)).last_seen_day
+
+        while place.hub.server.fanout.device_ids():  # its first session is still leaving
+            await asyncio.sleep(0.001)
+        await seen_on(day)
+        stranger = Wire(place.url)
+        stranger.device_id = wire.device_id
+        await stranger.greet()
+        await stranger.say(m.Auth(bytes(64)))
+        assert await stranger.closing() == 4501
+        assert await seen_on(day + 1) == day
+        await wire.sign_in()
+        assert await seen_on(day + 2) == day + 2
+        await wire.hang_up()
 
 
 async def test_a_session_of_an_account_that_went_is_closed(hub_here):
@@ -1213,12 +1400,133 @@ async def test_cancelling_what_was_never_asked_for_is_done_and_told_to_nobody(hu
 
 @on_every_store
 async def test_attempts_are_forgotten_after_a_day(hub_here):
+    accounts = hub_here.replica()
+    sent, code = await asked_and_mailed(hub_here, accounts, ANNA)
+    await accounts.upkeep(START + DAY)
+    assert await enrol(accounts, sent, code)  # by the clock of this hub no second has passed
+    sent, code = await asked_and_mailed(hub_here, accounts, ANNA)
+    await accounts.upkeep(START + DAY + 1)
+    assert await refused(enrol(accounts, sent, code, SigningKey.generate())) == "enrol_failed"
+    assert await hub_here.store.charge_attempt(sent.attempt_id, START, 5) is None
+
+
+@on_every_store
+async def test_what_was_counted_is_forgotten_when_it_decides_nothing_any_more_on_any_clock(hub_here):
     accounts = hub_here.replica(code_limits=CodeLimits())
     for _ in range(3):
         await ask(accounts, ANNA)
-    watched = Watched(hub_here.store)
-    await accounts.upkeep(START + DAY)
-    again = hub_here.replica(code_limits=CodeLimits(), store=watched)
-    assert await refused(ask(again, ANNA)) == "slow_down"  # still known
-    await accounts.upkeep(START + DAY + 1)
+    await accounts.upkeep(START + DAY + HOUR)
+    assert await refused(ask(hub_here.replica(code_limits=CodeLimits()), ANNA)) == "slow_down"  # still known
+    await accounts.upkeep(START + DAY + HOUR + 1)
+    assert await hub_here.store.forget_spent(START + 10 * DAY) == 0
     assert await ask(hub_here.replica(code_limits=CodeLimits()), ANNA)
+
+
+# --- two replicas at one moment ---
+
+
+async def outcomes_of(*asked):
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(outcome, Refusal) for outcome in outcomes if isinstance(outcome, BaseException))
+    return outcomes, sorted(outcome.code if isinstance(outcome, Refusal) else "" for outcome in outcomes)
+
+
+@on_every_store
+async def test_one_address_at_two_replicas_becomes_one_account(hub_here):
+    replicas = [hub_here.replica(), hub_here.replica()]
+    keys = [SigningKey.generate() for _ in range(6)]
+    asked = [await asked_and_mailed(hub_here, replicas[i % 2], ANNA, key=key) for i, key in enumerate(keys)]
+    tries = (enrol(replicas[i % 2], *asked[i], key) for i, key in enumerate(keys))
+    _, codes = await outcomes_of(*tries)
+    assert codes.count("") >= 1 and set(codes) <= {"", "enrol_failed"}
+    assert await hub_here.store.count_accounts() == 1
+
+
+@on_every_store
+@pytest.mark.parametrize("mode", ["closed", "invite"])
+async def test_two_people_at_two_replicas_come_in_by_one_door_one_after_the_other(hub_here, mode):
+    replicas = [hub_here.replica(mode), hub_here.replica(mode)]
+    token = await replicas[0].make_invite(DAY)
+    keys = [SigningKey.generate() for _ in range(2)]
+    addresses = (ANNA, BEN)
+    asked = [await asked_and_mailed(hub_here, replicas[i], addresses[i], key=keys[i], invite=token) for i in range(2)]
+    _, codes = await outcomes_of(*(enrol(replicas[i], *asked[i], keys[i]) for i in range(2)))
+    assert codes == ["", "enrol_failed"]
+    assert await hub_here.store.count_accounts() == 1
+
+
+@on_every_store
+async def test_a_fresh_code_given_at_two_replicas_works_once(hub_here, family):
+    other = hub_here.replica()
+    sent, code = await fresh_code(hub_here, family, family.board)
+    confirm = Confirm(1, sent.attempt_id, code)
+    both = (family.accounts, other)
+    _, codes = await outcomes_of(*(each.confirm(confirm, family.board.caller()) for each in both * 2))
+    assert codes == ["", "enrol_failed", "enrol_failed", "enrol_failed"]
+
+
+@on_every_store
+async def test_a_deletion_that_two_replicas_carry_out_is_told_once(hub_here, family):
+    other = hub_here.replica()
+    asked = DeleteSpace(3, family.space_id)
+    at = (await family.accounts.delete_space(asked, family.board.caller())).deleted_at
+    await hub_here.told()
+    hub_here.notices.clear()
+    await asyncio.gather(*(each.upkeep(at) for each in (family.accounts, other)))
+    assert await hub_here.told() == [AccountChanged("space_deleted", b"", family.space_id, at)]
+
+
+@pytest.mark.parametrize("of_account", [True, False])
+async def test_a_deletion_asked_for_again_does_not_undo_what_another_replica_cancels_meanwhile(
+    hub_here, family, of_account
+):
+    caller = family.board.caller(fresh_code_until=float("inf"))
+
+    def delete(accounts):
+        if of_account:
+            return accounts.delete_account(DeleteAccount(1), caller)
+        return accounts.delete_space(DeleteSpace(1, family.space_id), caller)
+
+    class CancelledMeanwhile(Watched):
+        """Between what is read and what is written."""
+
+        async def account(self, account_id):
+            account = await self.store.account(account_id)
+            await self.store.schedule_account_deletion(account_id, None)
+            return account
+
+        async def spaces(self, account_id):
+            spaces = await self.store.spaces(account_id)
+            await self.store.schedule_space_deletion(account_id, spaces[0].space_id, None)
+            return spaces
+
+    first = await delete(family.accounts)
+    hub_here.clock.now += 70 * HOUR
+    assert await delete(hub_here.replica(store=CancelledMeanwhile(hub_here.store))) == first
+    assert await hub_here.store.due_deletions(first.deleted_at) == ([], [])
+
+
+@pytest.mark.parametrize("of_account", [True, False])
+async def test_a_cancellation_that_came_too_late_says_so(hub_here, family, of_account):
+    """Another replica carried the deletion out between what is read and what is written."""
+
+    class CarriedOutMeanwhile(Watched):
+        async def schedule_account_deletion(self, account_id, at):
+            await self.store.delete_account(account_id)
+            return await self.store.schedule_account_deletion(account_id, at)
+
+        async def schedule_space_deletion(self, account_id, space_id, at):
+            await self.store.delete_space(account_id, space_id)
+            return await self.store.schedule_space_deletion(account_id, space_id, at)
+
+    caller = family.board.caller(fresh_code_until=float("inf"))
+    if of_account:
+        await family.accounts.delete_account(DeleteAccount(1), caller)
+    else:
+        await family.accounts.delete_space(DeleteSpace(1, family.space_id), caller)
+    await hub_here.told()
+    hub_here.notices.clear()
+    late = hub_here.replica(store=CarriedOutMeanwhile(hub_here.store))
+    cancel = CancelDeletion(2, None if of_account else family.space_id)
+    assert await refused(late.cancel_deletion(cancel, family.app.caller())) == "not_found"
+    assert await hub_here.told() == []

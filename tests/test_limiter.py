@@ -8,20 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.limiter import (
-    CodeLimiter,
-    CodeLimits,
-    SlidingWindow,
-    Span,
-    TokenBucket,
-    TokenBuckets,
-    prefixes_of,
-    take_all,
-    wait_within,
-)
+from hub.limiter import CodeLimiter, CodeLimits, SlidingWindow, TokenBucket, Waiting, prefixes_of, wait_within
+from hub.store.memory import MemoryStore
+from hub.terms import Span
 
 HOUR, DAY = 3_600.0, 86_400.0
-UNBOUND = (Span(1_000_000, DAY),)
 
 
 def test_a_window_lets_n_through_and_says_when_the_next_may():
@@ -69,14 +60,6 @@ def test_no_span_is_ever_exceeded_and_every_wait_is_exact(steps, spans):
             taken.append(now)
 
 
-def test_all_windows_count_or_none_does():
-    tight, loose = SlidingWindow([Span(1, 60.0)]), SlidingWindow([Span(2, 30.0)])
-    wanted = [(tight, b"k"), (loose, b"k")]
-    assert take_all(wanted, 0.0) == 0.0
-    assert take_all(wanted, 1.0) == 59.0
-    assert loose.take(b"k", 1.0) == 0.0  # the refused one was not counted here either
-
-
 def test_a_window_remembers_only_so_many_keys_and_forgets_the_quietest():
     window = SlidingWindow([Span(1, 60.0)], keys_max=2)
     for key in (b"a", b"b", b"c"):
@@ -95,9 +78,26 @@ def test_a_key_that_was_counted_again_is_not_the_quietest():
 
 def test_a_window_remembers_no_more_times_than_decide():
     window = SlidingWindow([Span(2, 60.0), Span(5, 600.0)])
-    for now in range(1_000):
-        window.count(b"k", float(now))
+    for now in range(0, 10_000, 10):
+        window.take(b"k", float(now))
     assert len(window._times_by_key[b"k"]) == 5
+
+
+def test_who_was_told_to_wait_is_known_until_then():
+    waiting = Waiting()
+    waiting.tell(b"anna", 100.0)
+    assert [waiting.wait(b"anna", now) for now in (0.0, 99.5, 100.0, 101.0)] == [100.0, 0.5, 0.0, 0.0]
+    assert waiting.wait(b"ben", 0.0) == 0.0
+    waiting.tell(b"anna", 40.0)
+    assert waiting.wait(b"anna", 0.0) == 40.0
+
+
+def test_only_so_many_are_known_to_wait_and_those_told_long_ago_are_forgotten():
+    waiting = Waiting(keys_max=2)
+    for key in (b"a", b"b", b"a", b"c"):
+        waiting.tell(key, 60.0)
+    assert len(waiting) == 2
+    assert [waiting.wait(key, 0.0) for key in (b"a", b"b", b"c")] == [60.0, 0.0, 60.0]
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate():
@@ -119,15 +119,6 @@ def test_a_clock_that_goes_back_gives_nothing_away():
     bucket = TokenBucket(1.0, 2.0, now=100.0)
     bucket.take(100.0, 2.0)
     assert bucket.take(50.0) == 1.0
-
-
-def test_buckets_are_one_a_key_and_bounded():
-    buckets = TokenBuckets(1.0, 1.0, keys_max=2)
-    assert buckets.take(b"a", 0.0) == buckets.take(b"b", 0.0) == 0.0
-    assert buckets.take(b"a", 0.0) == 1.0
-    assert buckets.take(b"c", 0.0) == 0.0  # forgets b, the quietest
-    assert len(buckets) == 2
-    assert buckets.take(b"a", 0.0) == 1.0 and buckets.take(b"b", 0.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -153,12 +144,42 @@ def test_who_is_counted_together(one, other, near, wide):
 # --- the table of limits on codes; each row at n and n+1 ---
 
 
-def times_it_passes(limiter, ask, every_s=0.0, tries=200):
-    """How often ``ask(limiter, i, now)`` is let through in a row."""
-    waits = [ask(limiter, i, 1_000_000.0 + i * every_s) for i in range(tries)]
-    return waits.index(next(wait for wait in waits if wait))
+class Door:
+    """Asks for codes as the accounts service does: every charge in one call."""
+
+    def __init__(self, limits=None):
+        self.limiter = CodeLimiter(limits or CodeLimits(), b"k" * 32)
+        self.store = MemoryStore()
+
+    async def send(self, ip, origin, now):
+        return await self.store.spend(self.limiter.sender(ip, origin), now)
+
+    async def attempt(self, ip, origin, mailbox, now):
+        return await self.store.spend([*self.limiter.sender(ip, origin), *self.limiter.mailbox(ip, mailbox)], now)
+
+    async def account(self, ip, now):
+        return await self.store.spend([self.limiter.account(ip)], now)
 
 
+@pytest.fixture
+async def door():
+    return await opened(Door())
+
+
+async def opened(door):
+    await door.store.open()
+    return door
+
+
+async def times_it_passes(ask, every_s=0.0, tries=200):
+    """How often ``ask(i, now)`` is let through in a row."""
+    for i in range(tries):
+        if await ask(i, START + i * every_s):
+            return i
+    raise AssertionError("never refused")
+
+
+START = 1_000_000.0
 ANYWHERE = "10.{i}.0.1"  # each asks from a network of its own
 
 
@@ -177,11 +198,11 @@ ANYWHERE = "10.{i}.0.1"  # each asks from a network of its own
         ("192.0.2.{i}", "", "anna", 2),  # of one network: half of it
     ],
 )
-def test_codes_at_once(ip, origin, mailbox, passes):
-    def ask(limiter, i, now):
-        return limiter.take_attempt(ip.format(i=i), origin.format(i=i), mailbox.format(i=i).encode(), now)
+async def test_codes_at_once(door, ip, origin, mailbox, passes):
+    async def ask(i, now):
+        return await door.attempt(ip.format(i=i), origin.format(i=i), mailbox.format(i=i).encode(), now)
 
-    assert times_it_passes(CodeLimiter(CodeLimits()), ask) == passes
+    assert await times_it_passes(ask) == passes
 
 
 @pytest.mark.parametrize(
@@ -193,50 +214,79 @@ def test_codes_at_once(ip, origin, mailbox, passes):
         ("192.0.2.1", 1_300.0, 5),  # of one network, a day
     ],
 )
-def test_codes_for_one_mailbox_over_time(ip, every_s, passes):
-    def ask(limiter, i, now):
-        return limiter.take_attempt(ip.format(i=i), "", b"anna", now)
+async def test_codes_for_one_mailbox_over_time(door, ip, every_s, passes):
+    async def ask(i, now):
+        return await door.attempt(ip.format(i=i), "", b"anna", now)
 
-    assert times_it_passes(CodeLimiter(CodeLimits()), ask, every_s) == passes
-
-
-def test_one_address_of_the_network_gets_thirty_codes_a_day():
-    def ask(limiter, i, now):
-        return limiter.take_attempt("192.0.2.1", "", b"%d" % i, now)
-
-    assert times_it_passes(CodeLimiter(CodeLimits()), ask, every_s=400.0) == 30
+    assert await times_it_passes(ask, every_s) == passes
 
 
-def test_a_stranger_cannot_lock_the_owner_out_from_another_network():
-    limiter, now = CodeLimiter(CodeLimits()), 1_000_000.0
-    while not limiter.take_attempt("198.51.100.7", "", b"anna", now):
+async def test_one_address_of_the_network_gets_thirty_codes_a_day(door):
+    async def ask(i, now):
+        return await door.attempt("192.0.2.1", "", b"%d" % i, now)
+
+    assert await times_it_passes(ask, every_s=400.0) == 30
+
+
+async def test_a_stranger_cannot_lock_the_owner_out_from_another_network(door):
+    while not await door.attempt("198.51.100.7", "", b"anna", START):
         pass
-    assert limiter.take_attempt("198.51.100.8", "", b"anna", now) > 0.0
-    assert limiter.take_attempt("192.0.2.1", "", b"anna", now) == 0.0
+    assert await door.attempt("198.51.100.8", "", b"anna", START) > 0.0
+    assert await door.attempt("192.0.2.1", "", b"anna", START) == 0.0
 
 
 def test_half_is_rounded_up():
     assert [span.most for span in CodeLimits().stranger()] == [2, 3, 5]
 
 
-def test_sending_again_is_counted_by_sender_and_hub_but_not_by_mailbox():
-    limiter, now = CodeLimiter(CodeLimits(hub=(Span(12, HOUR),))), 1_000_000.0
-    assert [limiter.take_send("192.0.2.1", "", now) for _ in range(10)] == [0.0] * 10
-    assert limiter.take_send("192.0.2.1", "", now) == HOUR
-    assert limiter.take_attempt("192.0.2.1", "", b"anna", now) == HOUR
-    assert [limiter.take_attempt("203.0.113.1", "", b"anna", now) for _ in range(2)] == [0.0] * 2
-    assert limiter.take_send("198.51.100.1", "", now) == HOUR  # the hub's twelve
+async def test_sending_again_is_counted_by_sender_and_hub_but_not_by_mailbox():
+    door = await opened(Door(CodeLimits(hub=(Span(12, HOUR),))))
+    assert [await door.send("192.0.2.1", "", START) for _ in range(10)] == [0.0] * 10
+    assert await door.send("192.0.2.1", "", START) == HOUR
+    assert await door.attempt("192.0.2.1", "", b"anna", START) == HOUR
+    assert [await door.attempt("203.0.113.1", "", b"anna", START) for _ in range(2)] == [0.0] * 2
+    assert await door.send("198.51.100.1", "", START) == HOUR  # the hub's twelve
 
 
-def test_new_accounts_are_five_a_day_from_one_place():
-    limiter = CodeLimiter(CodeLimits())
-    assert times_it_passes(limiter, lambda each, i, now: each.take_account("192.0.2.1", now), every_s=60.0) == 5
-    assert limiter.take_account("192.0.2.2", 1_000_000.0) == 0.0
-    assert limiter.take_account("192.0.2.1", 1_000_000.0 + DAY) == 0.0
+async def test_new_accounts_are_five_a_day_from_one_place(door):
+    async def ask(i, now):
+        return await door.account("192.0.2.1", now)
+
+    assert await times_it_passes(ask, every_s=60.0) == 5
+    assert await door.account("192.0.2.2", START) == 0.0
+    assert await door.account("192.0.2.1", START + DAY) == 0.0
 
 
-def test_what_is_refused_in_one_row_is_counted_in_none():
-    limiter, now = CodeLimiter(CodeLimits(hub=(Span(4, HOUR),))), 1_000_000.0
+async def test_what_is_refused_in_one_row_is_counted_in_none():
+    door = await opened(Door(CodeLimits(hub=(Span(4, HOUR),))))
     for _ in range(50):
-        limiter.take_attempt("192.0.2.1", "", b"anna", now)
-    assert [limiter.take_attempt("203.0.113.1", "", b"ben%d" % i, now) for i in range(2)] == [0.0, 0.0]
+        await door.attempt("192.0.2.1", "", b"anna", START)
+    assert [await door.attempt("203.0.113.1", "", b"ben%d" % i, START) for i in range(2)] == [0.0, 0.0]
+
+
+# --- what the store sees ---
+
+
+def keys_of(limiter, ip="192.0.2.1", origin="https://app.example", mailbox=b"m" * 32):
+    charges = [*limiter.sender(ip, origin), *limiter.mailbox(ip, mailbox), limiter.account(ip)]
+    return [charge.key for charge in charges]
+
+
+def test_the_keys_are_the_same_on_every_replica_and_tell_nothing_without_the_secret():
+    one, other, stranger = (CodeLimiter(CodeLimits(), key) for key in (b"k" * 32, b"k" * 32, b"x" * 32))
+    assert keys_of(one) == keys_of(other)
+    assert all(len(key) == 16 for key in keys_of(one))
+    assert not set(keys_of(one)) & set(keys_of(stranger))
+
+
+def test_one_kind_of_budget_is_never_taken_for_another():
+    """Though a mailbox's hash, an origin and an address may be the same bytes."""
+    limiter = CodeLimiter(CodeLimits(), b"k" * 32)
+    keys = keys_of(limiter, ip="a", origin="?a", mailbox=b"?a")
+    assert len(set(keys)) == len(keys) == 7
+    assert limiter.hub().key in keys
+
+
+def test_what_is_older_than_the_longest_span_decides_nothing():
+    assert CodeLimits().longest_s() == DAY
+    assert CodeLimits(near=(Span(1, 2 * DAY), Span(1, HOUR))).longest_s() == 2 * DAY

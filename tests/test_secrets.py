@@ -6,11 +6,12 @@ import itertools
 import os
 import secrets as random_source
 import stat
+from dataclasses import replace
 
 import pytest
 
 from hub import secrets
-from hub.secrets import BadSecrets, add_pepper, load, load_or_make, make, new_secrets
+from hub.secrets import BadSecrets, add_pepper, fingerprint, load, load_or_make, make, new_secrets
 
 RANDOM = random_source.token_bytes
 
@@ -42,6 +43,72 @@ def test_a_file_open_to_others_is_refused_with_the_remedy(tmp_path, mode):
         load(path)
     path.chmod(0o400)
     load(path)
+
+
+def of_somebody_else(monkeypatch):
+    """Let this program be another user than the one whose files these are."""
+    me = os.geteuid()
+    monkeypatch.setattr(secrets.os, "geteuid", lambda: me + 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "usable"), [(0o400, True), (0o440, True), (0o640, True), (0o444, False), (0o644, False), (0o460, False)]
+)
+def test_a_file_of_somebody_else_may_be_open_to_the_hubs_group(tmp_path, monkeypatch, mode, usable):
+    path = tmp_path / "secrets.toml"
+    made = make(path, RANDOM)
+    path.chmod(mode)
+    of_somebody_else(monkeypatch)
+    if usable:
+        assert load(path) == made
+    else:
+        with pytest.raises(BadSecrets, match="chmod 440"):
+            load(path)
+
+
+@pytest.mark.parametrize("owner_is_me", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "usable"), [(0o400, True), (0o444, True), (0o644, True), (0o664, False), (0o646, False), (0o666, False)]
+)
+def test_what_a_container_was_given_may_be_readable_by_all_and_writable_by_no_other(
+    tmp_path, monkeypatch, owner_is_me, mode, usable
+):
+    path = tmp_path / "given" / "hub.toml"
+    made = make(path, RANDOM)
+    path.chmod(mode)
+    monkeypatch.setattr(secrets, "GIVEN", tmp_path / "given")
+    if not owner_is_me:
+        of_somebody_else(monkeypatch)
+    if usable:
+        assert load(path) == made
+    else:
+        with pytest.raises(BadSecrets, match="open to others"):
+            load(path)
+    beside = tmp_path / "given.toml"
+    path.rename(beside)
+    beside.chmod(0o444)
+    with pytest.raises(BadSecrets, match="open to others"):
+        load(beside)
+
+
+def test_a_file_that_cannot_be_written_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSecrets, match="cannot be written"):
+        make(tmp_path / "file" / "secrets.toml", RANDOM)
+    with pytest.raises(BadSecrets, match="cannot be written"):
+        load_or_make(tmp_path / "file" / "keys" / "secrets.toml", RANDOM, store_is_empty=True)
+
+
+def test_the_fingerprint_tells_salts_and_peppers_apart_and_nothing_else():
+    made = new_secrets(RANDOM)
+    one = fingerprint(made, 1)
+    assert len(one) == 16
+    assert fingerprint(replace(made, otp_key=RANDOM(32), internal_key=RANDOM(32)), 1) == one
+    more = replace(made, peppers=(*made.peppers, RANDOM(32)))
+    assert fingerprint(more, 1) == one != fingerprint(more, 2)
+    assert fingerprint(replace(made, hub_salt=RANDOM(16)), 1) != one
+    assert fingerprint(replace(made, peppers=(RANDOM(32),)), 1) != one
+    assert fingerprint(replace(more, peppers=(*made.peppers, RANDOM(32))), 2) != fingerprint(more, 2)
 
 
 def test_an_older_file_is_never_overwritten(tmp_path):

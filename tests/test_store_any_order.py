@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hub.errors import Refusal
-from hub.store import Account, Append, Attempt, Device, Draft, Space, Store
+from hub.store import Account, Append, Attempt, Charge, Device, Draft, Space, Store
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
-from hub.terms import COLLECTION_KINDS, ZERO_ID, CollectionKey, Kind, Limits
+from hub.terms import COLLECTION_KINDS, ZERO_ID, CollectionKey, Kind, Limits, Span
 from tests.store_exam import draft_of, sealed
 
 Call = Callable[[Store], Coroutine[Any, Any, Any]]
@@ -34,6 +34,8 @@ SPACES = [b"space%011d" % number for number in range(3)]
 COLLECTIONS = [b"collection%06d" % number for number in range(3)]
 RECORDS = [b"record%010d" % number for number in range(3)]
 TAGS = [b"tag%029d" % number for number in range(2)]
+SPANS = (Span(2, 3.0), Span(3, 8.0))
+KEYS_OF_LIMITS = [b"limited%09d" % number for number in range(2)]
 INVITES = [b"invite%026d" % number for number in range(2)]
 
 accounts = st.sampled_from(ACCOUNTS)
@@ -78,7 +80,7 @@ class SameAnswers(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.stores: list[Store] = [
             MemoryStore(limits=LIMITS, quota_bytes=QUOTA_BYTES),
-            SqliteStore(Path(self.folder.name) / "hub.db", limits=LIMITS, quota_bytes=QUOTA_BYTES),
+            self.keeper(),
         ]
         self.now = 1_000.0
         self.ids = 0
@@ -91,6 +93,10 @@ class SameAnswers(RuleBasedStateMachine):
         self.add_device(1, 0)
         self.add_device(2, 0)
         self.create_space(0, 0, b"k")
+
+    def keeper(self) -> Store:
+        """The store that is compared with the model."""
+        return SqliteStore(Path(self.folder.name) / "hub.db", limits=LIMITS, quota_bytes=QUOTA_BYTES)
 
     def teardown(self) -> None:
         for store in self.stores:
@@ -187,7 +193,14 @@ class SameAnswers(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def people(self, data: st.DataObject) -> None:
-        deeds = [self.any_enrolment, self.any_device, self.any_attempt, self.any_space, self.any_deletion]
+        deeds = [
+            self.any_enrolment,
+            self.any_device,
+            self.any_attempt,
+            self.any_space,
+            self.any_deletion,
+            self.any_limit,
+        ]
         data.draw(st.sampled_from(deeds))(data)
 
     def any_enrolment(self, data: st.DataObject) -> None:
@@ -232,6 +245,19 @@ class SameAnswers(RuleBasedStateMachine):
             "rewrap": lambda store: store.rewrap_addresses(
                 lambda tag: hashlib.sha256(tag).digest(), len(self.sent) // 9
             ),
+        }
+        self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    def any_limit(self, data: st.DataObject) -> None:
+        keys = data.draw(st.sampled_from([KEYS_OF_LIMITS, KEYS_OF_LIMITS[:1], KEYS_OF_LIMITS[1:]]))
+        charges = [Charge(key, data.draw(st.sampled_from([SPANS, SPANS[:1]]))) for key in keys]
+        at = self.now + data.draw(st.sampled_from([-1, 0, 0, 0, 1]))
+        value = data.draw(st.sampled_from([b"one", b"other"]))
+        deeds: dict[str, Call] = {
+            "spend": lambda store: store.spend(charges, at),
+            "spend again": lambda store: store.spend(charges, at),
+            "forget": lambda store: store.forget_spent(at - 8),
+            "claim": lambda store: store.claim("name", value),
         }
         self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
 
@@ -303,7 +329,8 @@ async def what_stands(store: Store, now: float) -> list[Any]:
         *(store.devices(account_id) for account_id in ACCOUNTS),
         *(store.spaces(account_id) for account_id in ACCOUNTS),
         *(store.find_account(tag) for tag in TAGS),
-        *(store.attempts_since(tag, 0) for tag in TAGS),
+        *(store.spend([Charge(key, SPANS)], now, count=False) for key in KEYS_OF_LIMITS),
+        store.tag_generation(),
         *(store.invite_is_open(token, now) for token in INVITES),
         store.revoked_among(DEVICES),
         store.due_deletions(now),

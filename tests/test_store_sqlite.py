@@ -21,8 +21,24 @@ from hub.errors import StoreUnavailable
 from hub.store import SchemaTooNew, Store
 from hub.store import sqlite as sqlite_room
 from hub.store.sqlite import SqliteStore
+from hub.store.sqlite import file as file_room
+from hub.store.sqlite import threads as threads_room
+from hub.store.sqlite.file import MIGRATIONS
 from hub.terms import Kind, Limits
-from tests.store_exam import DAY, NO_BOUND, NOTES, NOW, StoreExam, Writer, new_account, new_writer, rid
+from tests.store_exam import (
+    DAY,
+    NO_BOUND,
+    NOTES,
+    NOW,
+    StoreExam,
+    Writer,
+    a_charge,
+    an_attempt,
+    another,
+    new_account,
+    new_writer,
+    rid,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -281,8 +297,8 @@ async def test_a_crash_while_the_database_is_made_leaves_nothing_half_made(path:
 
 async def test_a_schema_that_fails_makes_no_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = path.with_name("broken.sql")
-    broken.write_text(sqlite_room.SCHEMA.read_text("utf-8") + "create table hub (key);\n")
-    monkeypatch.setattr(sqlite_room, "SCHEMA", broken)
+    broken.write_text(file_room.SCHEMA.read_text("utf-8") + "create table hub (key);\n")
+    monkeypatch.setattr(file_room, "SCHEMA", broken)
     with pytest.raises(StoreUnavailable, match="already exists"):
         await SqliteStore(path).open()
     assert not contents(path)
@@ -303,14 +319,16 @@ async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None
 
 # --- versions -----------------------------------------------------------------------------------
 
-NEXT = (("alter table space add column colour text", "create table stamp (number integer)"),)
+NOW_KNOWN = 1 + len(MIGRATIONS)
+NEXT = (*MIGRATIONS, ("alter table space add column colour text", "create table stamp (number integer)"))
 
 
 async def test_a_database_of_a_newer_program_stops_the_start_with_a_sentence(path: Path) -> None:
     async with opened(path, migrations=NEXT):
         pass
     before = contents(path)
-    with pytest.raises(SchemaTooNew, match=r"written by a newer hub \(schema version 2; this one knows 1\)"):
+    said = rf"written by a newer hub \(schema version {NOW_KNOWN + 1}; this one knows {NOW_KNOWN}\)"
+    with pytest.raises(SchemaTooNew, match=said):
         await SqliteStore(path).open()
     assert contents(path) == before
     async with opened(path, migrations=NEXT) as store:
@@ -327,7 +345,7 @@ async def test_an_older_database_is_copied_and_then_migrated(path: Path) -> None
         assert (await writer.read()).changes[0].sealed == draft.sealed
         assert await store.incarnation() == incarnation
         assert await store._writer.run(lambda db: db.execute("select count(*) from stamp").fetchone()) == (0,)
-    copy = path.with_name("hub.db.v1")
+    copy = path.with_name(f"hub.db.v{NOW_KNOWN}")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     async with opened(copy) as store:
         writer.store = store
@@ -341,19 +359,19 @@ async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="no such table"):
         await SqliteStore(path, migrations=(*NEXT, ("delete from nowhere",))).open()
     assert sorted(map(repr, every_row(path))) == rows
-    assert path.with_name("hub.db.v1").exists()
+    assert path.with_name(f"hub.db.v{NOW_KNOWN}").exists()
     async with opened(path) as store:
         writer.store = store
         await writer.put()
 
 
 async def test_migrations_run_once_and_in_order(path: Path) -> None:
-    steps = (NEXT[0], ("insert into stamp values (3)",), ("update stamp set number = number * 7",))
+    steps = (*NEXT, ("insert into stamp values (3)",), ("update stamp set number = number * 7",))
     for known in (NEXT, steps, steps):
         async with opened(path, migrations=known) as store:
             await store.ping()
     assert [row for row in every_row(path) if row[0] == "stamp"] == [("stamp", 21)]
-    assert path.with_name("hub.db.v1").exists() and path.with_name("hub.db.v2").exists()
+    assert all(path.with_name(f"hub.db.v{version}").exists() for version in (NOW_KNOWN, NOW_KNOWN + 1))
 
 
 async def test_a_copy_that_a_crash_cut_short_is_made_again(path: Path) -> None:
@@ -362,7 +380,183 @@ async def test_a_copy_that_a_crash_cut_short_is_made_again(path: Path) -> None:
     path.with_name("hub.db.copy").write_bytes(b"half a copy")
     async with opened(path, migrations=NEXT):
         pass
-    assert ("hub", "schema_version", b"1") in list(every_row(path.with_name("hub.db.v1")))
+    copied = list(every_row(path.with_name(f"hub.db.v{NOW_KNOWN}")))
+    assert ("hub", "schema_version", b"%d" % NOW_KNOWN) in copied
+
+
+# The schema as version 1 had it.
+SCHEMA_1 = """
+create table hub (
+    key text primary key,
+    value blob not null
+) without rowid;
+create table account (
+    account_id blob primary key,
+    address_tag blob not null unique,
+    quota_bytes integer,
+    used_bytes integer not null default 0,
+    created_day integer not null,
+    deleted_at real
+) without rowid;
+create index account_due on account (deleted_at) where deleted_at is not null;
+create table device (
+    account_id blob not null references account,
+    device_id blob not null,
+    device_pk blob not null,
+    scope text not null,
+    app_id text not null,
+    enrolled_via text not null,
+    enrolled_at real not null,
+    last_seen_day integer not null,
+    probation_until real,
+    revoked_at real,
+    primary key (account_id, device_id)
+) without rowid;
+create unique index device_by_id on device (device_id);
+create unique index device_by_key on device (device_pk);
+create table attempt (
+    attempt_id blob primary key,
+    address_tag blob not null,
+    device_pk blob not null,
+    purpose text not null,
+    app_id text not null,
+    created_at real not null,
+    expires_at real not null,
+    invite blob,
+    welcome integer not null,
+    tries integer not null,
+    sends integer not null,
+    sent_at real not null,
+    consumed_at real
+) without rowid;
+create index attempt_by_address on attempt (address_tag, created_at);
+create index attempt_by_age on attempt (created_at);
+create table invite (
+    token_hash blob primary key,
+    expires_at real not null,
+    used_at real
+) without rowid;
+create table space (
+    account_id blob not null references account,
+    space_id blob not null,
+    app_id text not null,
+    key_epoch integer not null,
+    space_pk blob not null,
+    created_at real not null,
+    used_bytes integer not null default 0,
+    deleted_at real,
+    primary key (account_id, space_id)
+) without rowid;
+create index space_due on space (deleted_at) where deleted_at is not null;
+create table collection (
+    account_id blob not null,
+    number integer primary key,
+    space_id blob not null,
+    collection_id blob not null,
+    head integer not null,
+    foreign key (account_id, space_id) references space
+);
+create unique index collection_by_name on collection (account_id, space_id, collection_id);
+create table change (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    seq integer not null,
+    kind integer not null,
+    record_id blob not null,
+    change_id blob not null,
+    device_id blob not null,
+    counter integer not null,
+    appended_at_ms integer not null,
+    replaced_at real,
+    sealed blob not null,
+    primary key (collection, seq)
+) without rowid;
+create unique index change_once on change (collection, device_id, counter);
+create index change_live on change (collection, seq) where replaced_at is null;
+create index change_live_of_record on change (collection, record_id, seq) where replaced_at is null;
+create index change_replaced_of_record on change (collection, record_id, seq) where replaced_at is not null;
+create index change_replaced on change (replaced_at) where replaced_at is not null;
+create index change_tombstone on change (collection, seq) where kind = 2 and replaced_at is null;
+create table counter (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    last integer not null,
+    primary key (collection, device_id)
+) without rowid;
+create table receipt (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    counter integer not null,
+    seq integer not null,
+    hash16 blob not null,
+    primary key (collection, device_id, counter)
+) without rowid;
+create table witness (
+    account_id blob not null,
+    collection integer not null references collection (number),
+    device_id blob not null,
+    counter integer not null,
+    sealed blob not null,
+    primary key (collection, device_id)
+) without rowid;
+"""
+
+
+def as_version_1(path: Path, to: Path) -> None:
+    """What a program that knew version 1 would have written for what is in ``path``."""
+    with contextlib.closing(sqlite3.connect(to)) as db:
+        db.executescript(SCHEMA_1)
+        db.execute("attach ? as new", (str(path),))
+        for (table,) in db.execute("select name from main.sqlite_master where type = 'table'").fetchall():
+            columns = [name for _, name, *_ in db.execute(f"pragma new.table_info({table})")]
+            db.execute(f"insert into main.{table} ({', '.join(columns)}) select {', '.join(columns)} from new.{table}")
+        used = "select coalesce(sum(used_bytes), 0) from main.space where space.account_id = account.account_id"
+        db.execute(f"update main.account set used_bytes = ({used})")
+        db.execute("update main.hub set value = ? where key = 'schema_version'", (b"1",))
+        db.commit()
+
+
+def shape(path: Path) -> dict[str, object]:
+    """Every table's columns and every index, without the words they were made with."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        names = db.execute("select type, name from sqlite_master where name not like 'sqlite_%'").fetchall()
+        return {
+            name: db.execute(f"pragma {'table' if kind == 'table' else 'index'}_info({name})").fetchall()
+            for kind, name in names
+        }
+
+
+async def test_a_database_of_version_1_is_migrated_and_serves(path: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.db"
+    async with opened(made) as store:
+        writer = await new_writer(store)
+        other, stranger = await another(writer), await new_writer(store)
+        for number in range(20):
+            await (writer, other, stranger)[number % 3].put(number % 4, size=200 + number)
+        await writer.delete(1)
+        await store.compact(NOW + 1, 3)
+        await store.put_witness(writer.key(), other.device_id, 1, b"witness")
+        await store.add_invite(b"token", NOW + 10)
+        waiting = an_attempt()
+        await store.add_attempt(waiting)
+        account = await store.account(writer.account_id)
+    as_version_1(made, path)
+    was = sorted(map(repr, every_row(path)))
+
+    async with opened(path) as store:
+        assert sorted(map(repr, every_row(path))) == sorted(map(repr, every_row(made)))
+        assert await store.account(writer.account_id) == account
+        writer.store = other.store = store
+        await other.put(9, size=300)
+        assert account is not None and await writer.used_bytes() == account.used_bytes + 300
+        assert await store.charge_attempt(waiting.attempt_id, NOW, 5)
+        charges = [a_charge(b"anna", (1, 60))]
+        assert [await store.spend(charges, NOW) for _ in range(2)] == [0, 60]
+        assert await store.delete_account(stranger.account_id)
+    assert shape(path) == shape(made)
+    assert sorted(map(repr, every_row(path.with_name("hub.db.v1")))) == was
 
 
 # --- cost ---------------------------------------------------------------------------------------
@@ -447,7 +641,7 @@ async def test_close_finishes_what_was_called_before_and_leaves_no_thread(path: 
 
 
 async def test_a_full_queue_says_so_at_once(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_room, "WAITING_MAX", 3)
+    monkeypatch.setattr(threads_room, "WAITING_MAX", 3)
     gate, reached = threading.Event(), threading.Event()
 
     def block(db: sqlite3.Connection) -> None:
@@ -543,7 +737,7 @@ async def test_the_wal_does_not_grow_without_end(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that never pauses keeps SQLite's own checkpoint from starting the WAL anew."""
-    monkeypatch.setattr(sqlite_room, "WAL_BYTES_MAX", 200_000)
+    monkeypatch.setattr(file_room, "WAL_BYTES_MAX", 200_000)
     writer = await new_writer(store)
     for record in range(20):
         await writer.put(record, size=50_000)

@@ -16,6 +16,8 @@ The promises, each with a test in ``tests/store_exam.py`` that any keeper can si
 * **Deleted means deleted.**  After a wipe only the wipe itself is left of a
   collection; after ``delete_space`` and ``delete_account`` no row is left at all.
 * **Revoked means gone.**  No change of a device commits after its revocation did.
+* **One store, many replicas.**  All of this holds also when several programs have the
+  same store open, for the keepers that allow it (SQLite's does not).
 
 Ids are 16 raw bytes; times are Unix seconds given by the caller, never read here.
 Methods that name a space or device of another account find nothing.
@@ -27,7 +29,18 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from hub.terms import AccountId, Change, CollectionId, CollectionKey, DeviceId, Incarnation, RecordId, Seq, SpaceId
+from hub.terms import (
+    AccountId,
+    Change,
+    CollectionId,
+    CollectionKey,
+    DeviceId,
+    Incarnation,
+    RecordId,
+    Seq,
+    SpaceId,
+    Span,
+)
 from hub.wire.header import Header
 
 
@@ -153,6 +166,13 @@ class Attempt:
     consumed_at: float | None = None
 
 
+class Charge(NamedTuple):
+    """One budget that something is taken from: at most so often for one key."""
+
+    key: bytes  # 16 bytes that stand for whoever is limited; the store never learns who that is
+    spans: tuple[Span, ...]
+
+
 class Store(Protocol):
     """Keeps the log and the accounts.  Safe to call from many tasks at once."""
 
@@ -172,6 +192,15 @@ class Store(Protocol):
 
     async def renew_incarnation(self) -> Incarnation:
         """Give the log a new name: it was restored, so its numbers must not be compared with older ones."""
+
+    async def claim(self, name: str, value: bytes) -> bytes:
+        """Keep ``value`` under ``name`` unless something is kept there already; what is kept now.
+
+        Of many callers at once, on any replica, exactly one's value stays.
+        """
+
+    async def session_order(self) -> int:
+        """A number above every one this store has given before, to whatever replica: tells which session is newer."""
 
     # --- the log ---
 
@@ -250,11 +279,18 @@ class Store(Protocol):
 
     # --- accounts and devices ---
 
+    async def spend(self, charges: Sequence[Charge], now: float, *, count: bool = True) -> float:
+        """Count one for every key, or for none: the seconds until it would fit all their spans; 0.0 = counted.
+
+        With ``count`` False nothing is counted either way.  Exact over all replicas:
+        of calls at the same moment no more get 0.0 than the spans allow.
+        """
+
+    async def forget_spent(self, before: float) -> int:
+        """Drop what was counted before that time, which must be longer ago than any span; how many."""
+
     async def add_attempt(self, attempt: Attempt) -> None:
         """Keep an attempt."""
-
-    async def attempts_since(self, address_tag: bytes, since: float) -> list[float]:
-        """When attempts for this address were made after ``since``, oldest first."""
 
     async def note_resend(
         self, attempt_id: bytes, device_pk: bytes, now: float, *, not_before_s: float, sends_max: int
@@ -340,9 +376,16 @@ class Store(Protocol):
         Those of attempts are wrapped with the accounts', uncounted.
         """
 
+    async def tag_generation(self) -> int:
+        """The highest generation ``rewrap_addresses`` was called with; 0 in a new store."""
+
     async def forget_attempts(self, created_before: float) -> int:
         """Drop attempts, and expired or used invites, older than that; how many."""
 
 
 class SchemaTooNew(Exception):
     """The database was written by a newer program; the start stops with this sentence."""
+
+
+class SchemaTooOld(Exception):
+    """The database must be made or changed first, and not by this role; the start stops with this sentence."""

@@ -7,8 +7,10 @@ each is one transaction by itself.  Nothing survives the process; ``close`` and
 
 from __future__ import annotations
 
+import bisect
 import copy
 import hashlib
+import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +23,7 @@ from hub.store import (
     Append,
     Appended,
     Attempt,
+    Charge,
     CollectionState,
     Device,
     Draft,
@@ -45,6 +48,7 @@ from hub.terms import (
     RecordId,
     Seq,
     SpaceId,
+    Span,
 )
 from hub.wire.header import Header
 
@@ -120,11 +124,14 @@ class MemoryStore:
         self._quota_bytes = Policy().quota_bytes if quota_bytes is None else quota_bytes
         self._opened = False
         self._incarnation: Incarnation = secrets.token_bytes(ID_BYTES)
+        self._claims: dict[str, bytes] = {}
+        self._session_orders = itertools.count(1)
         self._tag_generation = 0
         self._accounts: dict[AccountId, Account] = {}
         self._tags: dict[AccountId, bytes] = {}
         self._devices: dict[DeviceId, Device] = {}
         self._spaces: dict[tuple[AccountId, SpaceId], _Space] = {}
+        self._spent: dict[bytes, list[float]] = {}  # when, oldest first
         self._attempts: dict[bytes, Attempt] = {}
         self._invites: dict[bytes, tuple[float, float | None]] = {}  # expires_at, used_at
 
@@ -152,6 +159,16 @@ class MemoryStore:
         self._must_be_open()
         self._incarnation = secrets.token_bytes(ID_BYTES)
         return self._incarnation
+
+    async def claim(self, name: str, value: bytes) -> bytes:
+        """As promised."""
+        self._must_be_open()
+        return self._claims.setdefault(name, value)
+
+    async def session_order(self) -> int:
+        """As promised."""
+        self._must_be_open()
+        return next(self._session_orders)
 
     def _must_be_open(self) -> None:
         if not self._opened:
@@ -326,16 +343,27 @@ class MemoryStore:
 
     # --- accounts and devices ---
 
+    async def spend(self, charges: Sequence[Charge], now: float, *, count: bool = True) -> float:
+        """As promised."""
+        self._must_be_open()
+        wait = max((_wait(self._spent.get(charge.key, []), charge.spans, now) for charge in charges), default=0.0)
+        if count and not wait:
+            for charge in charges:
+                bisect.insort(self._spent.setdefault(charge.key, []), now)
+        return wait
+
+    async def forget_spent(self, before: float) -> int:
+        """As promised."""
+        self._must_be_open()
+        kept = {key: [at for at in times if at >= before] for key, times in self._spent.items()}
+        forgotten = sum(map(len, self._spent.values())) - sum(map(len, kept.values()))
+        self._spent = _without(kept, lambda _, times: not times)
+        return forgotten
+
     async def add_attempt(self, attempt: Attempt) -> None:
         """As promised."""
         self._must_be_open()
         self._attempts[attempt.attempt_id] = attempt
-
-    async def attempts_since(self, address_tag: bytes, since: float) -> list[float]:
-        """As promised."""
-        self._must_be_open()
-        made = (attempt.created_at for attempt in self._attempts.values() if attempt.address_tag == address_tag)
-        return sorted(at for at in made if at > since)
 
     async def note_resend(
         self, attempt_id: bytes, device_pk: bytes, now: float, *, not_before_s: float, sends_max: int
@@ -560,6 +588,11 @@ class MemoryStore:
         self._tags, self._attempts, self._tag_generation = tags, attempts, generation
         return len(tags)
 
+    async def tag_generation(self) -> int:
+        """As promised."""
+        self._must_be_open()
+        return self._tag_generation
+
     async def forget_attempts(self, created_before: float) -> int:
         """As promised."""
         self._must_be_open()
@@ -626,6 +659,13 @@ def _state(collection_id: CollectionId, log: _Log | None, device_id: DeviceId) -
     if log is None:
         return CollectionState(collection_id, 0, 0)
     return CollectionState(collection_id, log.head, log.counters.get(device_id, 0))
+
+
+def _wait(times: Sequence[float], spans: Iterable[Span], now: float) -> float:
+    """Seconds until one more fits all spans, given the earlier times, oldest first."""
+    # The most-th newest must have left the span.
+    waits = (times[-span.most] + span.seconds - now for span in spans if len(times) >= span.most)
+    return max(0.0, max(waits, default=0.0))
 
 
 def _due(deleted_at: float | None, now: float) -> bool:

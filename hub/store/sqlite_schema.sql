@@ -1,4 +1,4 @@
--- The hub's SQLite schema, version 1.  The same tables and columns as schema.sql
+-- The hub's SQLite schema, version 2.  The same tables and columns as schema.sql
 -- at the top level (a test compares them); where the two differ, the reason is here.
 --
 -- Ids are 16 raw bytes.  Times are Unix seconds unless the name says ms or day.
@@ -7,7 +7,7 @@
 -- Primary keys prevent the same thing from being kept twice.  Foreign keys prevent
 -- rows that outlive what they belong to: a deletion that forgets a table fails.
 
--- What the database says of itself: schema_version, incarnation, tag_generation.
+-- What the database says of itself: schema_version, incarnation, tag_generation, and what was claimed.
 create table hub (
     key text primary key,
     value blob not null
@@ -19,7 +19,6 @@ create table account (
     -- HMAC of the address; unique, so that one address never gets two accounts.
     address_tag blob not null unique,
     quota_bytes integer,               -- null = the hub's default
-    used_bytes integer not null default 0,
     created_day integer not null,
     deleted_at real                    -- when a delayed deletion takes effect
 ) without rowid;
@@ -45,6 +44,16 @@ create unique index device_by_id on device (device_id);
 -- Prevents one key from being two devices.
 create unique index device_by_key on device (device_pk);
 
+-- When something limited was done, by a key that stands for whoever did it: not who, and not what.
+create table spent (
+    key blob not null,                 -- 16 bytes
+    at real not null
+);
+-- Serves the limits: the newest few of one key.
+create index spent_by_key on spent (key, at);
+-- Serves forgetting.
+create index spent_by_age on spent (at);
+
 -- One try at proving an address; dropped after a day.
 create table attempt (
     attempt_id blob primary key,
@@ -61,8 +70,8 @@ create table attempt (
     sent_at real not null,
     consumed_at real
 ) without rowid;
--- Serves the limit on codes an address is sent.
-create index attempt_by_address on attempt (address_tag, created_at);
+-- Serves the deletion of an account: the attempts of its address go with it.
+create index attempt_by_address on attempt (address_tag);
 -- Serves forgetting.
 create index attempt_by_age on attempt (created_at);
 

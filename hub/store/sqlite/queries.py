@@ -1,0 +1,261 @@
+"""The queries that several calls of the SQLite keeper share; each runs in its caller's transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from hub.errors import Refusal
+from hub.store import Account, Attempt, Charge, Device, Page, Space
+from hub.terms import AccountId, Change, CollectionKey, DeviceId, Seq, SpaceId, Span
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
+
+HASH_BYTES = 16
+
+
+def read_page(
+    db: sqlite3.Connection, key: CollectionKey, after: Seq, live_only: bool, changes_max: int, bytes_max: int
+) -> Page:
+    """The next page of a collection, from one snapshot."""
+    found = find_collection(db, key)
+    if found is None:
+        return Page([], 0, 0)
+    number, head = found
+    # Without statistics SQLite would not choose the partial index by itself.
+    source = "change indexed by change_live where replaced_at is null and" if live_only else "change where"
+    query = f"select seq, appended_at_ms, sealed from {source} collection = ? and seq > ? order by seq limit ?"
+    page: list[Change] = []
+    page_bytes = 0
+    with contextlib.closing(db.execute(query, (number, after, changes_max + 1))) as rows:
+        for change in map(Change._make, rows):
+            page_bytes += len(change.sealed)
+            if len(page) == changes_max or (page and page_bytes > bytes_max):
+                return Page(page, page[-1].seq, head)
+            page.append(change)
+    return Page(page, head, head)
+
+
+def find_collection(db: sqlite3.Connection, key: CollectionKey) -> tuple[int, Seq] | None:
+    """The number and head of a collection."""
+    query = "select number, head from collection where account_id = ? and space_id = ? and collection_id = ?"
+    return cast("tuple[int, Seq] | None", db.execute(query, key).fetchone())
+
+
+def drop_changes(db: sqlite3.Connection, number: int, seqs: Iterable[Seq]) -> int:
+    """Remove changes of a collection but keep what answers their retries; the bytes it freed."""
+    freed = 0
+    for seq in seqs:
+        query = "select account_id, device_id, counter, sealed from change where collection = ? and seq = ?"
+        account_id, device_id, counter, sealed = db.execute(query, (number, seq)).fetchone()
+        db.execute(
+            "insert into receipt (account_id, collection, device_id, counter, seq, hash16) values (?, ?, ?, ?, ?, ?)",
+            (account_id, number, device_id, counter, seq, hash_of(sealed)),
+        )
+        db.execute("delete from change where collection = ? and seq = ?", (number, seq))
+        freed += len(sealed)
+    return freed
+
+
+def add_used_bytes(db: sqlite3.Connection, account_id: AccountId, space_id: SpaceId, more: int) -> None:
+    """Count what a space keeps more than before, or less."""
+    query = "update space set used_bytes = used_bytes + ? where account_id = ? and space_id = ?"
+    changed(db, query, more, account_id, space_id)
+
+
+def find_space(db: sqlite3.Connection, account_id: AccountId, space_id: SpaceId) -> Space | None:
+    """The space, with what it uses."""
+    query = f"select {columns(Space)} from space where account_id = ? and space_id = ?"
+    return one(Space, db.execute(query, (account_id, space_id)))
+
+
+def create_space(db: sqlite3.Connection, space: Space, spaces_max: int, now: float) -> Space:
+    """Keep a new space, or return the one with the same key; refuses as the store promises."""
+    if find_account(db, space.account_id) is None:
+        raise Refusal("not_found")
+    there = find_space(db, space.account_id, space.space_id)
+    if there is not None and there.space_pk != space.space_pk:
+        raise Refusal("bad_space_proof")
+    if there is not None:
+        return there
+    (spaces,) = db.execute("select count(*) from space where account_id = ?", (space.account_id,)).fetchone()
+    if spaces >= spaces_max:
+        raise Refusal("too_many")
+    new = replace(space, used_bytes=0, deleted_at=None)
+    insert(db, "space", new, created_at=now)
+    return new
+
+
+def delete_space(db: sqlite3.Connection, account_id: AccountId, space_id: SpaceId) -> None:
+    """Remove a space and all below it."""
+    space = (account_id, space_id)
+    of_space = "in (select number from collection where account_id = ? and space_id = ?)"
+    for table in ("change", "counter", "receipt", "witness"):
+        db.execute(f"delete from {table} where collection {of_space}", space)
+    for table in ("collection", "space"):
+        db.execute(f"delete from {table} where account_id = ? and space_id = ?", space)
+
+
+def delete_account(db: sqlite3.Connection, account_id: AccountId) -> None:
+    """Remove an account and all that belongs to it."""
+    for (space_id,) in db.execute("select space_id from space where account_id = ?", (account_id,)).fetchall():
+        delete_space(db, account_id, space_id)
+    tag = "(select address_tag from account where account_id = ?)"
+    db.execute(f"delete from attempt where address_tag = {tag}", (account_id,))
+    for table in ("device", "account"):
+        db.execute(f"delete from {table} where account_id = ?", (account_id,))
+
+
+def find_attempt(db: sqlite3.Connection, attempt_id: bytes) -> Attempt | None:
+    """The attempt, live or not."""
+    query = f"select {columns(Attempt)} from attempt where attempt_id = ?"
+    attempt = one(Attempt, db.execute(query, (attempt_id,)))
+    return attempt and replace(attempt, welcome=bool(attempt.welcome))
+
+
+def wait(db: sqlite3.Connection, charges: Iterable[Charge], now: float) -> float:
+    """Seconds until one more would fit every charge."""
+    return max((_wait_in(db, charge.key, span, now) for charge in charges for span in charge.spans), default=0.0)
+
+
+def _wait_in(db: sqlite3.Connection, key: bytes, span: Span, now: float) -> float:
+    # The most-th newest must have left the span.
+    query = "select at from spent where key = ? order by at desc limit 1 offset ?"
+    row = db.execute(query, (key, span.most - 1)).fetchone()
+    return max(0.0, row[0] + span.seconds - now) if row else 0.0
+
+
+def find_live_attempt(db: sqlite3.Connection, attempt_id: bytes, now: float) -> Attempt | None:
+    """The attempt, unless it is expired or consumed."""
+    attempt = find_attempt(db, attempt_id)
+    if attempt is None or attempt.consumed_at is not None or attempt.expires_at <= now:
+        return None
+    return attempt
+
+
+def consume_attempt(db: sqlite3.Connection, attempt_id: bytes, now: float) -> Attempt | None:
+    """Use a live attempt up, and return it."""
+    attempt = find_live_attempt(db, attempt_id, now)
+    if attempt is not None:
+        changed(db, "update attempt set consumed_at = ? where attempt_id = ?", now, attempt_id)
+    return attempt
+
+
+def add_account(
+    db: sqlite3.Connection, attempt: Attempt, account: Account, address_tag: bytes, *, first_only: bool, now: float
+) -> None:
+    """Keep an account that an attempt makes, and use up its invite; refuses as the store promises."""
+    if account_with(db, address_tag) or find_account(db, account.account_id) or (first_only and count_accounts(db)):
+        raise Refusal("enrol_failed")
+    if attempt.invite is not None:
+        query = "update invite set used_at = ? where token_hash = ? and used_at is null and expires_at > ?"
+        if changed(db, query, now, attempt.invite, now) != 1:
+            raise Refusal("enrol_failed")
+    query = "insert into account (account_id, address_tag, quota_bytes, created_day, deleted_at) values (?, ?, ?, ?, ?)"
+    changed(db, query, account.account_id, address_tag, account.quota_bytes, account.created_day, account.deleted_at)
+
+
+def add_device(db: sqlite3.Connection, device: Device, per_account_max: int, per_app_max: int) -> None:
+    """Keep a device; refuses as the store promises."""
+    query = "select 1 from device where device_id = ? or device_pk = ?"
+    if db.execute(query, (device.device_id, device.device_pk)).fetchone():
+        raise Refusal("device_exists")
+    query = "select count(*), coalesce(sum(app_id = ?), 0) from device where account_id = ? and revoked_at is null"
+    of_account, of_app = db.execute(query, (device.app_id, device.account_id)).fetchone()
+    if of_account >= per_account_max or of_app >= per_app_max:
+        raise Refusal("too_many")
+    insert(db, "device", device)
+
+
+def is_alive(db: sqlite3.Connection, account_id: AccountId, device_id: DeviceId) -> bool:
+    """Whether the account has this device, and it is not revoked."""
+    query = "select 1 from device where account_id = ? and device_id = ? and revoked_at is null"
+    return db.execute(query, (account_id, device_id)).fetchone() is not None
+
+
+def find_account(db: sqlite3.Connection, account_id: AccountId) -> Account | None:
+    """The account, with what all its spaces use."""
+    query = (
+        "select account_id, quota_bytes,"
+        " (select coalesce(sum(used_bytes), 0) from space where space.account_id = account.account_id),"
+        " created_day, deleted_at from account where account_id = ?"
+    )
+    return one(Account, db.execute(query, (account_id,)))
+
+
+def account_with(db: sqlite3.Connection, address_tag: bytes) -> AccountId | None:
+    """The account with this address tag."""
+    row = db.execute("select account_id from account where address_tag = ?", (address_tag,)).fetchone()
+    return cast(AccountId, row[0]) if row else None
+
+
+def count_accounts(db: sqlite3.Connection) -> int:
+    """How many accounts there are."""
+    return cast(int, db.execute("select count(*) from account").fetchone()[0])
+
+
+def rewrap(db: sqlite3.Connection, wrap: Callable[[bytes], bytes], generation: int) -> int:
+    """Wrap every address tag, unless that generation was wrapped before; how many accounts were."""
+    if generation <= int(hub_value(db, "tag_generation")):
+        return 0
+    _rewrap_table(db, "attempt", wrap)
+    set_hub_value(db, "tag_generation", b"%d" % generation)
+    return _rewrap_table(db, "account", wrap)
+
+
+def _rewrap_table(db: sqlite3.Connection, table: str, wrap: Callable[[bytes], bytes]) -> int:
+    rows = db.execute(f"select {table}_id, address_tag from {table}").fetchall()
+    for id_, tag in rows:
+        changed(db, f"update {table} set address_tag = ? where {table}_id = ?", wrap(tag), id_)
+    return len(rows)
+
+
+def hub_value(db: sqlite3.Connection, key: str) -> bytes:
+    """What the database says of itself under this key, which must be there."""
+    return cast(bytes, db.execute("select value from hub where key = ?", (key,)).fetchone()[0])
+
+
+def claim(db: sqlite3.Connection, name: str, value: bytes) -> bytes:
+    """Keep a value unless there is one; the one that is kept."""
+    changed(db, "insert into hub (key, value) values (?, ?) on conflict do nothing", name, value)
+    return hub_value(db, name)
+
+
+def set_hub_value(db: sqlite3.Connection, key: str, value: bytes) -> None:
+    """Have the database say this of itself."""
+    db.execute("insert or replace into hub (key, value) values (?, ?)", (key, value))
+
+
+def columns(kind: type[DataclassInstance]) -> str:
+    """The columns of a dataclass, which are named like its fields and stand in their order."""
+    return ", ".join(each.name for each in fields(kind))
+
+
+def one(kind: type[D], rows: sqlite3.Cursor) -> D | None:
+    """The first row as a dataclass."""
+    row = rows.fetchone()
+    return kind(*row) if row else None
+
+
+def insert(db: sqlite3.Connection, table: str, kept: DataclassInstance, **more: object) -> None:
+    """Keep a dataclass as a row; its fields are named like the columns."""
+    values = {each.name: getattr(kept, each.name) for each in fields(kept)} | more
+    places = ", ".join("?" * len(values))
+    db.execute(f"insert into {table} ({', '.join(values)}) values ({places})", tuple(values.values()))
+
+
+def changed(db: sqlite3.Connection, query: str, *values: object) -> int:
+    """Run a writing statement; how many rows it changed."""
+    return db.execute(query, values).rowcount
+
+
+def hash_of(sealed: bytes) -> bytes:
+    """What a receipt keeps of sealed bytes."""
+    return hashlib.sha256(sealed).digest()[:HASH_BYTES]
