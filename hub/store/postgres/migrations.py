@@ -1,0 +1,201 @@
+"""The schema of a Postgres database: made, brought up to date, and granted to the role the hub runs as.
+
+Versions count from 1.  Each migration has two halves.  *pre* only adds, so that the
+older program keeps running beside the newer one; it runs when the first newer replica
+starts, or before, by ``migrate``.  *post* removes what only the older program needed;
+it runs by ``migrate(post=True)`` when no older replica is left.
+
+The table ``hub`` keeps ``schema_version``, up to which the *pre* halves have run, and
+``schema_compatible``, the oldest program that can run, up to which the *post* halves
+have.  Everything runs in one transaction under one advisory lock: of many that start
+at once one does it and the others find it done.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import asyncpg
+
+from hub.store import SchemaTooNew, SchemaTooOld
+from hub.store.postgres.pool import DRIVER_ERRORS, Connection, connect, unavailable
+from hub.terms import ID_BYTES
+
+LOCK = (1752523364, 0)  # "hub" and a number, so that other programs' advisory locks are others
+# An old replica's long read must not hold up everybody's writes behind a waiting ALTER TABLE.
+DDL_SETTINGS = {"statement_timeout": "0", "lock_timeout": "5000", "idle_in_transaction_session_timeout": "0"}
+DDL_COMMAND_S = 3_600.0
+
+
+class Migration(NamedTuple):
+    """The statements that lead from one version to the next."""
+
+    pre: tuple[str, ...]
+    post: tuple[str, ...] = ()
+
+
+# The first entry leads from version 1 to 2.  schema.sql is always what all of them together lead to.
+MIGRATIONS: tuple[Migration, ...] = ()
+
+
+class Versions(NamedTuple):
+    """Where a database stands; 0 = it has no tables of ours, or none that this role may read."""
+
+    version: int
+    compatible: int
+
+
+def schema() -> str:
+    """The text of schema.sql: in the package when installed, beside it in a checkout."""
+    packed = files("hub") / "schema.sql"
+    return (packed if packed.is_file() else files("hub").joinpath("..", "schema.sql")).read_text("utf-8")
+
+
+async def versions(db: Connection) -> Versions:
+    """Where the database stands."""
+    if not await db.fetchval("select has_table_privilege(to_regclass('hub'), 'select')"):
+        return Versions(0, 0)
+    rows = await db.fetch("select key, value from hub where key in ('schema_version', 'schema_compatible')")
+    values = {key: int(value) for key, value in rows}
+    return Versions(values["schema_version"], values["schema_compatible"])
+
+
+def is_current(found: Versions, migrations: Sequence[Migration]) -> bool:
+    """Whether a program that knows these migrations can run on it as it is; raises ``SchemaTooNew``."""
+    known = 1 + len(migrations)
+    if found.compatible > known:
+        raise SchemaTooNew(
+            f"the database was changed for a newer hub (schema version {found.version}; it takes hubs that know"
+            f" {found.compatible} or more, and this one knows {known}). Start the newer hub."
+        )
+    return found.version >= known
+
+
+async def migrate(
+    url: str, *, post: bool = False, serving_url: str = "", migrations: Sequence[Migration] = MIGRATIONS
+) -> str:
+    """Make the schema in an empty database, or run what is missing; a sentence that says what was done.
+
+    ``url`` belongs to the role that owns the tables, ``serving_url`` to the one the hub
+    runs as, which is granted what it needs and no more.  With ``post`` also what only
+    older hubs needed is removed: none may be running any more.
+
+    Raises ``SchemaTooNew``, ``SchemaTooOld`` when the role may not, ``StoreUnavailable``
+    when the database does not answer or is busy; then nothing was changed.
+    """
+    try:
+        role = await _role_of(serving_url) if serving_url else ""
+        db = await connect(url, **DDL_SETTINGS)
+        try:
+            return await _migrate(db, migrations, role, post)
+        finally:
+            await db.close(timeout=5)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise _too_old(exc.message) from None
+    except DRIVER_ERRORS as exc:
+        raise unavailable(exc) from None
+
+
+def _too_old(why: str) -> SchemaTooOld:
+    return SchemaTooOld(
+        f"the tables have to be made or changed first, and this role may not do that ({why}):"
+        " run hub migrate with the migration_url of the role that may"
+    )
+
+
+async def _role_of(url: str) -> str:
+    db = await connect(url)
+    try:
+        return str(await db.fetchval("select current_user"))
+    finally:
+        await db.close(timeout=5)
+
+
+async def _migrate(db: Connection, migrations: Sequence[Migration], role: str, post: bool) -> str:
+    async with db.transaction():
+        await db.execute("select pg_advisory_xact_lock($1, $2)", *LOCK, timeout=DDL_COMMAND_S)
+        await _fix_search_path(db)
+        found = await versions(db)
+        if found.version == 0:
+            done = await _make(db, migrations)
+        else:
+            done = await _bring_up(db, found, migrations, post)
+        if role:
+            await _grant(db, role)
+    return done
+
+
+async def _fix_search_path(db: Connection) -> None:
+    """So that ``set search_path from current`` of the functions names one schema and nothing a stranger could make."""
+    where = await db.fetchval("select quote_ident(current_schema())")
+    if where is None:
+        raise _too_old("it can use no schema")
+    await db.execute(f"set local search_path = {where}, pg_temp")
+
+
+async def _make(db: Connection, migrations: Sequence[Migration]) -> str:
+    await db.execute(schema(), timeout=DDL_COMMAND_S)
+    # The text is what MIGRATIONS lead to; a caller's further ones are run on top of it.
+    await _run(db, [each for migration in migrations[len(MIGRATIONS) :] for each in (*migration.pre, *migration.post)])
+    known = b"%d" % (1 + len(migrations))
+    values = {
+        "schema_version": known,
+        "schema_compatible": known,
+        "incarnation": secrets.token_bytes(ID_BYTES),
+        "tag_generation": b"0",
+    }
+    await db.executemany("insert into hub (key, value) values ($1, $2)", list(values.items()))
+    return f"the database was made, at schema version {known.decode()}"
+
+
+async def _bring_up(db: Connection, found: Versions, migrations: Sequence[Migration], post: bool) -> str:
+    known = 1 + len(migrations)
+    done = []
+    if not is_current(found, migrations):
+        await _run(db, [each for migration in migrations[found.version - 1 :] for each in migration.pre])
+        await _set_value(db, "schema_version", known)
+        done.append(f"the database was brought from schema version {found.version} to {known}")
+    if post and found.compatible < known:
+        await _run(db, [each for migration in migrations[found.compatible - 1 :] for each in migration.post])
+        await _set_value(db, "schema_compatible", known)
+        done.append(f"what hubs older than schema version {known} needed was removed")
+    return "; ".join(done) or f"the database is at schema version {found.version}; nothing to do"
+
+
+async def _run(db: Connection, statements: Sequence[str]) -> None:
+    for statement in statements:
+        await db.execute(statement, timeout=DDL_COMMAND_S)
+
+
+async def _set_value(db: Connection, key: str, version: int) -> None:
+    await db.execute("update hub set value = $2 where key = $1", key, b"%d" % version)
+
+
+async def _grant(db: Connection, role: str) -> None:
+    """Rows and functions, but no table to make, change or drop."""
+    if role == await db.fetchval("select current_user"):
+        return
+    await db.execute(
+        await db.fetchval(
+            """
+            select string_agg(statement, '; ') from (
+                select format('grant usage on schema %I to %I', current_schema(), $1::text) as statement
+                union all
+                select format(
+                    case relkind when 'S' then 'grant usage on sequence %s to %I'
+                         else 'grant select, insert, update, delete on %s to %I' end,
+                    oid::regclass, $1::text
+                ) from pg_class
+                where relnamespace = current_schema()::regnamespace and relowner = current_user::regrole
+                and relkind in ('r', 'p', 'S') and not relispartition
+                union all
+                select format('grant execute on function %s to %I', oid::regprocedure, $1::text) from pg_proc
+                where pronamespace = current_schema()::regnamespace and proowner = current_user::regrole
+            ) as statements
+            """,
+            role,
+        )
+    )

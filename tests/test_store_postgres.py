@@ -1,0 +1,1154 @@
+"""The Postgres keeper sits the exam of all stores, and answers for what only a server for many can do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from hub.errors import Refusal, StoreUnavailable
+from hub.store import Account, Answer, SchemaTooNew, SchemaTooOld, Store
+from hub.store import postgres as postgres_room
+from hub.store.postgres import APPEND, HISTORY, READ, READ_LIVE, STATES, WITNESSES, Migration, PostgresStore, migrate
+from hub.store.postgres import pool as pool_room
+from hub.store.postgres.batch import Batch
+from hub.terms import Kind, Limits
+from tests.services import FaultProxy, Postgres, postgres, standby, url_of_any
+from tests.store_exam import (
+    DAY,
+    NO_BOUND,
+    NOTES,
+    NOW,
+    PHOTOS,
+    StoreExam,
+    Writer,
+    a_charge,
+    a_device,
+    a_space,
+    an_attempt,
+    another,
+    enrol,
+    new_account,
+    new_id,
+    new_writer,
+    rid,
+)
+from tests.test_store_any_order import LIMITS, QUOTA_BYTES, SameAnswers
+
+ROOT = Path(__file__).parent.parent
+PARTITIONED = ("space", "collection", "change", "counter", "receipt", "witness")
+SMALL = ("hub", "account", "device", "spent", "attempt", "invite")  # each before those that refer to it
+
+# --- databases ----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    db = await asyncpg.connect(url)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+@contextlib.asynccontextmanager
+async def as_the_hub(url: str) -> AsyncIterator[Any]:
+    """Connected with the settings that the store uses."""
+    db = await pool_room.connect(url)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+async def execute(url: str, *statements: str) -> None:
+    async with connected(url) as db:
+        for statement in statements:
+            await db.execute(statement)
+
+
+class Databases:
+    """Databases with our tables and nothing in them; emptied and used again, which is quicker than making them."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._empty: list[str] = []
+
+    async def take(self) -> str:
+        """The URL of one, whose log has a name that no other had."""
+        if not self._empty:
+            self._empty.append(await new_database(self._server))
+            async with opened(self._empty[-1]):
+                pass
+        url = self._empty.pop()
+        await execute(url, f"update hub set value = '\\x{secrets.token_hex(16)}' where key = 'incarnation'")
+        return url
+
+    async def give_back(self, url: str) -> None:
+        tables = [*SMALL, *PARTITIONED][::-1]
+        own = "'schema_version', 'schema_compatible', 'incarnation', 'tag_generation'"
+        statements = [
+            *(f"delete from {table}" for table in tables if table != "hub"),
+            f"delete from hub where key not in ({own})",
+            "update hub set value = '0' where key = 'tag_generation'",
+        ]
+        await execute(url, "; ".join(statements))
+        self._empty.append(url)
+
+
+async def new_database(server: Postgres) -> str:
+    """The URL of an empty database."""
+    name = f"test_{secrets.token_hex(6)}"
+    await execute(server.url, f"create database {name}")
+    return server.url_of(name)
+
+
+async def drop_database(server: Postgres, url: str) -> None:
+    await execute(server.url, f"drop database {url.rpartition('/')[2]} with (force)")
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(url, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture(scope="session")
+def databases(pg_server: Postgres) -> Databases:
+    return Databases(pg_server)
+
+
+@pytest.fixture
+async def url(databases: Databases) -> AsyncIterator[str]:
+    """A database with our tables and nothing in them."""
+    url = await databases.take()
+    yield url
+    await databases.give_back(url)
+
+
+@pytest.fixture
+async def empty_url(pg_server: Postgres) -> AsyncIterator[str]:
+    """A database without any table."""
+    url = await new_database(pg_server)
+    yield url
+    await drop_database(pg_server, url)
+
+
+async def every_row(url: str) -> list[tuple[object, ...]]:
+    async with connected(url) as db:
+        tables = await db.fetch(
+            "select relname from pg_class where relkind in ('r', 'p') and not relispartition"
+            " and relnamespace = current_schema()::regnamespace"
+        )
+        return [(table, *row) for (table,) in tables for row in await db.fetch(f"select * from {table}")]
+
+
+class TestPostgresStore(StoreExam):
+    @pytest.fixture(autouse=True)
+    async def _databases(self, databases: Databases) -> AsyncIterator[None]:
+        self.databases = databases
+        self.opened: dict[Store, tuple[str, dict[str, Any]]] = {}
+        yield
+        for url in {url for url, _ in self.opened.values()}:
+            await databases.give_back(url)
+
+    async def make(self, *, limits: Limits | None = None, quota_bytes: int = NO_BOUND) -> Store:
+        return await self.open(await self.databases.take(), limits=limits, quota_bytes=quota_bytes)
+
+    async def restart(self, store: Store) -> Store:
+        await store.close()
+        return await self.beside(store)
+
+    async def beside(self, store: Store) -> Store:
+        url, options = self.opened[store]
+        return await self.open(url, **options)
+
+    async def rows(self, store: Store) -> list[tuple[object, ...]]:
+        return await every_row(self.opened[store][0])
+
+    async def open(self, url: str, **options: Any) -> PostgresStore:
+        store = PostgresStore(url, **options)
+        self.opened[store] = (url, options)
+        await store.open()
+        return store
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStore]:
+    async with opened(url) as store:
+        yield store
+
+
+@pytest.fixture
+async def replica(url: str) -> AsyncIterator[PostgresStore]:
+    """Another program's store on the same database."""
+    async with opened(url) as store:
+        yield store
+
+
+@pytest.fixture
+async def writer(store: PostgresStore) -> Writer:
+    return await new_writer(store)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.01)
+
+
+# --- the same as the model ------------------------------------------------------------------------
+
+
+def test_whatever_is_called_in_whatever_order_it_answers_like_the_model(databases: Databases) -> None:
+    class PostgresAnswers(SameAnswers):
+        def keeper(self) -> Store:
+            self.url = self.loop.run_until_complete(databases.take())
+            return PostgresStore(self.url, limits=LIMITS, quota_bytes=QUOTA_BYTES)
+
+        def teardown(self) -> None:
+            for store in self.stores:
+                self.loop.run_until_complete(store.close())
+            self.loop.run_until_complete(databases.give_back(self.url))
+            super().teardown()
+
+    run_state_machine_as_test(
+        PostgresAnswers,
+        settings=settings(
+            max_examples=8, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+# --- many at once -----------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def holding(url: str, account_id: bytes) -> AsyncIterator[Any]:
+    """A transaction, as of another replica, that holds the account's lock until it is told to commit."""
+    async with connected(url) as db, db.transaction():
+        await db.fetchval("select lock_spaces(array[$1::bytea])", account_id)
+        yield db
+
+
+async def somebody_waits(url: str) -> None:
+    """Returns when a statement waits for a lock."""
+    async with connected(url) as db:
+        query = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = $1)"
+        name = urlsplit(url).path[1:]
+        await until(lambda: db.fetchval(query, name))
+
+
+async def append_in(db: Any, *requests: Any) -> None:
+    await db.fetchrow(APPEND, *Batch(requests).arguments(NOW, 1_000, NO_BOUND))
+
+
+@pytest.mark.parametrize("accounts", [1, 3])
+async def test_a_draft_that_waited_for_the_lock_is_judged_by_what_it_finds_then(
+    url: str, store: PostgresStore, writer: Writer, accounts: int
+) -> None:
+    others = [await new_writer(store) for _ in range(accounts - 1)]
+    other = await another(writer)
+    base = (await writer.put()).header.change_id
+    newest = other.draft(base=base)
+    stale = [writer.request(writer.draft(base=base)), *(each.request(each.draft()) for each in others)]
+    random.shuffle(stale)
+    async with holding(url, writer.account_id) as db:
+        waiting = asyncio.create_task(store.append(stale, NOW))
+        await somebody_waits(url)
+        await append_in(db, other.request(newest))
+    answers = {append.account_id: appended.answers for append, appended in zip(stale, await waiting, strict=True)}
+    assert answers.pop(writer.account_id) == [Answer(0, "conflict", 2, newest.header.change_id)]
+    assert list(answers.values()) == [[Answer(1)]] * (accounts - 1)
+
+
+async def test_a_draft_that_waited_behind_its_own_copy_gets_the_same_seq(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    draft = writer.draft()
+    async with holding(url, writer.account_id) as db:
+        waiting = asyncio.create_task(writer.answer(draft))
+        await somebody_waits(url)
+        await append_in(db, writer.request(draft))
+    assert await waiting == Answer(1)
+    assert await writer.seqs() == [1]
+
+
+async def test_an_append_that_waited_behind_a_revocation_appends_nothing(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    async with holding(url, writer.account_id) as db:
+        waiting = asyncio.create_task(writer.append(writer.draft()))
+        await somebody_waits(url)
+        await db.execute("update device set revoked_at = 1 where device_id = $1", writer.device_id)
+    assert (await waiting).revoked
+    assert await writer.seqs() == []
+
+
+async def test_a_revocation_waits_for_the_append_that_is_under_way(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    async with holding(url, writer.account_id) as db:
+        await append_in(db, writer.request(writer.draft()))
+        revocation = asyncio.create_task(store.revoke(writer.account_id, [writer.device_id], NOW))
+        witness = asyncio.create_task(store.put_witness(writer.key(), writer.device_id, 1, b"w"))
+        await somebody_waits(url)
+        assert not revocation.done() and not witness.done()
+    assert await revocation == [writer.device_id]
+    await witness
+    assert await writer.seqs() == [1]
+
+
+async def test_a_space_that_came_while_a_batch_waited_is_not_written_without_its_lock(
+    url: str, store: PostgresStore, replica: PostgresStore
+) -> None:
+    made = sorted([(await new_account(store))[:2] for _ in range(2)], key=lambda pair: pair[0])
+    (first_id, first), (second_id, second) = made  # in the order in which they are locked
+    space, held = a_space(first_id), await store.create_space(a_space(second_id), 50, NOW)
+    early = Writer(store, first_id, space.space_id, first.device_id)
+    late = Writer(store, second_id, held.space_id, second.device_id)
+    draft = early.draft()
+    async with holding(url, second_id):
+        waiting = asyncio.create_task(store.append([early.request(draft), late.request(late.draft())], NOW))
+        await somebody_waits(url)
+        await replica.create_space(space, 50, NOW)
+    answered = await waiting
+    assert [appended.answers for appended in answered] == [[Answer(code="not_found")], [Answer(1)]]
+    assert await early.answer(draft) == Answer(1)
+
+
+async def test_eight_writers_over_two_replicas_in_batches_of_many_accounts_leave_no_gap(
+    store: PostgresStore, replica: PostgresStore
+) -> None:
+    """Their batches name the same accounts in different orders: nobody may wait in a circle."""
+    writers = [await new_writer(store) for _ in range(4)]
+    devices = [[await another(writer) for writer in writers] for _ in range(8)]
+
+    async def write(number: int, own: list[Writer]) -> list[tuple[bytes, int]]:
+        pick = random.Random(number)
+        seqs = []
+        for _ in range(15):
+            some = pick.sample(own, pick.randint(1, 4))
+            appended = await (store, replica)[number % 2].append(
+                [each.request(each.draft(pick.randrange(5)), each.draft(9, kind=Kind.DELTA)) for each in some], NOW
+            )
+            for each, result in zip(some, appended, strict=True):
+                seqs += [(each.account_id, answer.seq) for answer in result.answers]
+        return seqs
+
+    given = [pair for seqs in await asyncio.gather(*map(write, range(8), devices)) for pair in seqs]
+    assert len(given) == len(set(given))
+    for writer in writers:
+        seqs = sorted(seq for account_id, seq in given if account_id == writer.account_id)
+        assert seqs == list(range(1, len(seqs) + 1)) == await writer.seqs()
+
+
+async def test_whatever_happens_at_once_nobody_waits_in_a_circle(store: PostgresStore, replica: PostgresStore) -> None:
+    """Postgres would end a circle with an error after a second; every call here must be answered."""
+    both = (store, replica)
+    writers = [await new_writer(store) for _ in range(3)]
+    spares = {writer: [await another(writer) for _ in range(12)] for writer in writers}
+    tags = {writer: secrets.token_bytes(32) for writer in writers}
+
+    async def deed(number: int) -> None:
+        pick = random.Random(number)
+        keeper, writer = both[number % 2], pick.choice(writers)
+        some = pick.sample(writers, 3)
+        everyone = [each.device_id for writer in writers for each in spares[writer]]
+        pick.shuffle(everyone)
+        attempt = an_attempt(tags[writer])
+        space = a_space(writer.account_id)
+        deeds: list[Callable[[], Awaitable[Any]]] = [
+            lambda: keeper.append([each.request(each.draft(1), each.draft(2)) for each in some], NOW),
+            lambda: keeper.append([each.request(each.draft(kind=Kind.WIPE)) for each in some[:1]], NOW),
+            lambda: keeper.compact(NOW + 1, 50),
+            lambda: keeper.create_space(space, 50, NOW),
+            lambda: keeper.delete_space(writer.account_id, pick.choice([space.space_id, new_id()])),
+            lambda: keeper.note_seen(everyone, DAY + number),
+            lambda: keeper.revoke(writer.account_id, everyone[:8], NOW),
+            lambda: keeper.put_witness(writer.key(), writer.device_id, number + 1, b"w"),
+            lambda: keeper.schedule_space_deletion(writer.account_id, writer.space_id, None),
+            lambda: enrols(keeper, attempt, number),
+            lambda: keeper.forget_attempts(NOW + 1),
+            lambda: keeper.spend([a_charge(b"a", (99, 9)), a_charge(b"b", (99, 9))][:: pick.choice([1, -1])], NOW),
+            lambda: keeper.add_device(a_device(writer.account_id), per_account_max=999, per_app_max=999),
+        ]
+        with contextlib.suppress(Refusal):
+            await pick.choice(deeds)()
+
+    async def enrols(keeper: Store, attempt: Any, number: int) -> None:
+        await keeper.add_attempt(attempt)
+        account = Account(new_id(), None, 0, DAY)
+        await enrol(keeper, attempt, a_device(account.account_id), account)
+        if number % 2:
+            await both[number // 2 % 2].delete_account(account.account_id)
+
+    await asyncio.gather(*map(deed, range(400)))
+    for writer in writers:
+        heads = await store.states(writer.account_id, writer.space_id, writer.device_id, [NOTES])
+        assert (await writer.read()).head == heads[0].head
+        await writer.used_bytes()
+
+
+async def test_what_spaces_say_they_use_is_what_is_kept(url: str, store: PostgresStore, replica: PostgresStore) -> None:
+    writer = await new_writer(store)
+    others = [writer, *[await another(writer) for _ in range(3)]]
+    for number, each in enumerate(others):
+        each.store = (store, replica)[number % 2]
+
+    async def write(each: Writer, seed: int) -> None:
+        pick = random.Random(seed)
+        for number in range(12):
+            kind = pick.choice([Kind.PUT, Kind.DELTA, Kind.DELETE, Kind.PURGE, Kind.WIPE])
+            draft = each.draft(pick.randrange(3), kind=kind, upto=number, size=pick.randint(160, 5_000))
+            await each.append(draft, atomic=pick.random() < 0.3)
+            if number % 4 == 0:
+                await each.store.compact(NOW + 1, 3)
+
+    await asyncio.gather(*map(write, others, range(4)))
+    async with connected(url) as db:
+        kept = await db.fetchval("select sum(length(sealed)) from change")
+    assert await writer.used_bytes() == kept
+
+
+async def test_four_replicas_that_start_at_once_make_one_schema_and_one_log(empty_url: str) -> None:
+    stores = [PostgresStore(empty_url) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    try:
+        assert len({await store.incarnation() for store in stores}) == 1
+        writer = await new_writer(stores[0])
+        for store in stores:
+            writer.store = store
+            await writer.put()
+        assert await writer.seqs() == [1, 2, 3, 4]
+    finally:
+        await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_the_first_account_is_one_over_two_replicas(store: PostgresStore, replica: PostgresStore) -> None:
+    attempts = [an_attempt() for _ in range(10)]
+    for attempt in attempts:
+        await store.add_attempt(attempt)
+
+    async def joins(number: int) -> bool:
+        account = Account(new_id(), None, 0, DAY)
+        with contextlib.suppress(Refusal):
+            keeper = (store, replica)[number % 2]
+            await enrol(keeper, attempts[number], a_device(account.account_id), account, first_only=True)
+            return True
+        return False
+
+    assert sum(await asyncio.gather(*map(joins, range(10)))) == 1
+    assert await replica.count_accounts() == 1
+
+
+async def test_addresses_are_wrapped_once_by_two_replicas(store: PostgresStore, replica: PostgresStore) -> None:
+    _, _, made = await new_account(store)
+
+    def wrap(tag: bytes) -> bytes:
+        return bytes(byte ^ 0xFF for byte in tag)
+
+    assert sorted(await asyncio.gather(*(each.rewrap_addresses(wrap, 1) for each in (store, replica)))) == [0, 1]
+    assert await replica.find_account(wrap(made.address_tag)) is not None
+
+
+# --- the tables -------------------------------------------------------------------------------------
+
+
+async def test_what_grows_is_in_partitions_that_keep_bodies_outside_and_uncompressed(url: str) -> None:
+    async with connected(url) as db:
+        parts = await db.fetch(
+            "select parent.relname as whole, count(*), array_agg(distinct part.reloptions::text) as options"
+            " from pg_inherits join pg_class as part on part.oid = inhrelid join pg_class as parent on"
+            " parent.oid = inhparent where parent.relkind = 'p' group by parent.relname"
+        )
+        assert {(row["whole"], row["count"]) for row in parts} == {(table, 16) for table in PARTITIONED}
+        filled = {row["whole"] for row in parts if row["options"] == ["{fillfactor=70}"]}
+        assert filled == {"space", "collection", "counter"}
+        storage = await db.fetch(
+            "select relname, attstorage from pg_attribute join pg_class on attrelid = pg_class.oid"
+            " where attname = 'sealed' and relkind in ('r', 'p')"
+        )
+        assert len(storage) == 2 * 17 and {bytes(row["attstorage"]) for row in storage} == {b"e"}
+
+
+async def test_every_key_of_what_grows_begins_with_the_account(url: str) -> None:
+    """So that the tables can be spread over machines by account."""
+    async with connected(url) as db:
+        keys = await db.fetch(
+            "select relname, pg_get_indexdef(indexrelid, 1, true) as first from pg_index join pg_class on"
+            " indrelid = pg_class.oid where indisunique and relname = any($1)",
+            list(PARTITIONED),
+        )
+        assert {row["relname"] for row in keys} == set(PARTITIONED)
+        assert {row["first"] for row in keys} == {"account_id"}
+        references = await db.fetch(
+            "select conrelid::regclass::text, confrelid::regclass::text, pg_get_constraintdef(oid) as text"
+            " from pg_constraint where contype = 'f' and conparentid = 0"
+        )
+        assert len(references) == 5
+        assert all(row["text"].startswith("FOREIGN KEY (account_id") for row in references)
+
+
+async def test_bodies_come_back_equal_whatever_their_size(writer: Writer) -> None:
+    drafts = [await writer.put(number, size=size) for number, size in enumerate((160, 1_900, 2_100, 9_000, 196_608))]
+    page = await writer.read()
+    assert [change.sealed for change in page.changes] == [draft.sealed for draft in drafts]
+    assert (await writer.read(bytes_max=160 + 1_900 + 2_100)).upto == 3
+    assert [change.seq for change in (await writer.read(3, bytes_max=1)).changes] == [4]
+
+
+async def plan_of(db: Any, query: str, *values: object) -> str:
+    return "\n".join(line for (line,) in await db.fetch(f"explain (analyze, costs off) {query}", *values))
+
+
+async def test_every_look_at_the_log_is_by_index(url: str, store: PostgresStore) -> None:
+    writer = await new_writer(store)
+    bystanders = [await new_writer(store) for _ in range(8)]
+    for number in range(12):
+        drafts = [writer.draft(record, kind=Kind.DELETE if record % 9 == 5 else Kind.PUT) for record in range(200)]
+        await writer.append(*drafts)
+        await store.append(
+            [each.request(*(each.draft(record) for record in range(30))) for each in bystanders], NOW + number
+        )
+    key = writer.key()
+    looks = {
+        "read": (READ, *key, 1_000, 100, 100_000),
+        "read live": (READ_LIVE, *key, 1_000, 100, 100_000),
+        "history": (HISTORY, *key, rid(3), 2_000, 10),
+        "states": (STATES, *key[:2], writer.device_id, [NOTES, PHOTOS]),
+        "witnesses": (WITNESSES, *key),
+    }
+    plans = {}
+    async with connected(url) as db:
+        await db.execute("analyze")
+        for name, look in looks.items():
+            plans[f"{name}, with no setting of ours"] = await plan_of(db, *look)
+    async with as_the_hub(url) as db:
+        for name, look in looks.items():
+            plans[name] = await plan_of(db, *look)
+        said: list[str] = []
+        db.add_log_listener(lambda _, message: said.append(message.message))
+        await db.execute(
+            "load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+            " set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set auto_explain.log_timing = off"
+        )
+        deeds = {
+            "compact": lambda: db.fetchval("select compact($1, $2)", NOW + 5.0, 50),
+            "append": lambda: append_in(db, writer.request(writer.draft(1), writer.draft(2, base=new_id()))),
+            "plain append": lambda: append_in(db, bystanders[0].request(bystanders[0].draft(1))),
+            "purge": lambda: append_in(db, bystanders[1].request(bystanders[1].draft(kind=Kind.PURGE, upto=9))),
+            "wipe": lambda: append_in(db, bystanders[2].request(bystanders[2].draft(kind=Kind.WIPE))),
+            "delete": lambda: db.fetchval("select delete_some($1, $2, 10)", *bystanders[3].key()[:2]),
+        }
+        for name, do in deeds.items():
+            said.clear()
+            await do()
+            plans[name] = "\n".join(said)
+    for name, plan in plans.items():
+        assert "Seq Scan on change" not in plan and "Seq Scan on receipt" not in plan, f"{name}: {plan}"
+    indexes = {
+        "read": "pkey",
+        "read live": "account_id_collection_seq_idx",
+        "history": "account_id_collection_record_id_seq_idx",
+        "compact": "replaced_at_idx",
+        "purge": "account_id_collection_seq_idx1",
+        "delete": "pkey",
+    }
+    assert "Sort" not in plans["read live"].partition("Limit")[2], plans["read live"]
+    for name, index in indexes.items():
+        assert index in plans[name], f"{name}: {plans[name]}"
+    assert max(float(rows) for rows in re.findall(r"rows=([\d.]+)", plans["read"])) == 101, plans["read"]
+
+
+async def test_an_append_is_one_round_trip_and_a_full_batch_too(writer: Writer, url: str) -> None:
+    await writer.put()
+    said: list[str] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for counted in (1, 200):
+            db = writer.store._appends._free[-1][0]
+            stack.callback(db.add_query_logger, lambda record: said.append(record.query))
+            with db.query_logger(lambda record: said.append(record.query)):
+                await writer.append(*(writer.draft(number) for number in range(counted)))
+        assert said == [APPEND, APPEND]
+        stack.pop_all()
+
+
+async def test_a_large_space_is_deleted_in_small_steps_and_nothing_else(
+    url: str, store: PostgresStore, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_room, "DELETED_AT_ONCE", 7)
+    await writer.put(7)
+    before = await every_row(url)
+    space = await store.create_space(a_space(writer.account_id), 50, NOW)
+    doomed = Writer(store, writer.account_id, space.space_id, writer.device_id)
+    for collection_id in (NOTES, PHOTOS):
+        await doomed.append(*(doomed.draft(1, collection_id=collection_id) for _ in range(20)))
+    assert await store.compact(NOW + 1, 15) == 15
+    assert await store._value("select delete_some($1, $2, 7)", *doomed.key()[:2]) == 7
+    async with connected(url) as db:
+        query = "select (select sum(length(sealed)) from change), (select sum(used_bytes) from space)"
+        kept, used = await db.fetchrow(query)
+        assert kept == used
+        assert await store.delete_space(writer.account_id, space.space_id) is True
+        assert sorted(map(repr, await every_row(url))) == sorted(map(repr, before))
+
+
+# --- when the database fails ----------------------------------------------------------------------
+
+
+async def test_a_lock_that_is_not_let_go_makes_the_append_unavailable_and_unwritten(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pool_room.SETTINGS, "lock_timeout", "50")
+    async with opened(url) as store:
+        writer = await new_writer(store)
+        draft = writer.draft()
+        async with holding(url, writer.account_id):
+            with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
+                await writer.answer(draft)
+        assert await writer.seqs() == []
+        assert await writer.answer(draft) == Answer(1)
+
+
+async def test_a_statement_that_takes_too_long_is_unavailable_and_its_connection_serves_on(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pool_room.SETTINGS, "statement_timeout", "50")
+    async with opened(url, connections=2) as store:
+        pid = await store._value("select pg_backend_pid()")
+        with pytest.raises(StoreUnavailable, match="canceling statement due to statement timeout"):
+            await store._value("select pg_sleep(20)")
+        assert await store._value("select pg_backend_pid()") == pid
+
+
+async def test_a_transaction_that_its_program_forgot_is_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pool_room.SETTINGS, "idle_in_transaction_session_timeout", "50")
+    async with opened(url) as store, connected(url) as watcher:
+
+        async def forget(db: Any) -> None:
+            await db.execute("begin; select 1")
+            query = "select count(*) = 0 from pg_stat_activity where pid = $1"
+            pid = db.get_server_pid()
+            await until(lambda: watcher.fetchval(query, pid))
+            await db.execute("commit")
+
+        with pytest.raises(StoreUnavailable):
+            await store._calls.run(forget)
+        await store.ping()
+
+
+async def test_a_transaction_that_was_left_open_is_not_handed_on(store: PostgresStore) -> None:
+    await store._calls.run(lambda db: db.execute("begin; create temporary table half (n integer)"))
+    assert await store._value("select to_regclass('half')") is None
+
+
+async def test_deadlines_isolation_and_durability_are_set_on_every_connection(url: str) -> None:
+    async with opened(url) as store:
+        for pool in (store._appends, store._calls):
+            shown = await pool.run(
+                lambda db: db.fetchrow(
+                    "select current_setting('statement_timeout'), current_setting('lock_timeout'),"
+                    " current_setting('idle_in_transaction_session_timeout'), current_setting('transaction_isolation'),"
+                    " current_setting('synchronous_commit')"
+                )
+            )
+            assert tuple(shown) == ("15s", "5s", "15s", "read committed", "on")
+
+
+async def test_a_server_that_does_not_sync_is_told_to_and_a_stricter_one_is_left_alone(
+    pg_server: Postgres, empty_url: str
+) -> None:
+    name = urlsplit(empty_url).path[1:]
+    for chosen, found in (("off", "on"), ("remote_apply", "remote_apply"), ("local", "local")):
+        await execute(pg_server.url, f"alter database {name} set synchronous_commit = {chosen}")
+        await execute(pg_server.url, f"alter database {name} set default_transaction_isolation = 'serializable'")
+        async with opened(empty_url) as store:
+            assert await store._value("select current_setting('synchronous_commit')") == found
+            assert await store._value("select current_setting('transaction_isolation')") == "read committed"
+
+
+@pytest.mark.parametrize(
+    "url, sentence",
+    [
+        ("postgresql://postgres@127.0.0.1:1/hub", "database failed"),
+        ("postgresql://postgres@no-such-host.invalid/hub", "database failed"),
+        ("postgresql://postgres@127.0.0.1:notaport/hub", "database failed"),
+    ],
+)
+async def test_a_database_that_is_not_there_is_unavailable(url: str, sentence: str) -> None:
+    store = PostgresStore(url)
+    with pytest.raises(StoreUnavailable, match=sentence):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.ping()
+
+
+async def test_an_error_of_the_server_is_told_without_the_rows_it_quotes(url: str, store: PostgresStore) -> None:
+    account_id, *_ = await new_account(store)
+    query = "insert into account select account_id, '\\x01', null, 0, null from account"
+    with pytest.raises(StoreUnavailable) as failed:
+        await store._execute(query)
+    assert "UniqueViolation" in str(failed.value)
+    assert account_id.hex() not in str(failed.value)
+    assert failed.value.__cause__ is None and failed.value.__suppress_context__
+
+
+async def test_too_many_waiting_calls_are_turned_away_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_room, "WAITING_MAX", 3)
+    async with opened(url, connections=2) as store:
+        calls = [asyncio.create_task(store._value("select pg_sleep(0.2)")) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match="too many calls are waiting"):
+            await store.count_accounts()
+        await asyncio.gather(*calls)
+        assert await store.count_accounts() == 0
+
+
+async def test_a_call_waits_only_so_long_for_a_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_room, "ACQUIRE_S", 0.05)
+    async with opened(url, connections=2) as store:
+        slow = asyncio.create_task(store._value("select pg_sleep(0.4)"))
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match="no connection to the database became free"):
+            await store.count_accounts()
+        await slow
+        assert await store.count_accounts() == 0
+
+
+async def test_reads_never_starve_appends_and_connections_are_bounded(url: str) -> None:
+    async with opened(url, connections=4) as store, connected(url) as watcher:
+        writer = await new_writer(store)
+        slow = [asyncio.create_task(store._value("select pg_sleep(1.5)")) for _ in range(20)]
+        query = (
+            "select count(*) from pg_stat_activity where datname = current_database() and query like '%pg_sleep(1.5)%'"
+        )
+        await until(lambda: _at_least(watcher.fetchval(query), 3))
+        assert await writer.answer(writer.draft()) == Answer(1)
+        assert not any(task.done() for task in slow[3:])
+        query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        assert await watcher.fetchval(query) == 4
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def _at_least(number: Awaitable[int], least: int) -> bool:
+    return await number >= least
+
+
+async def test_a_call_whose_caller_has_gone_is_carried_to_its_end(url: str, writer: Writer) -> None:
+    pid = await writer.store._appends.run(lambda db: db.fetchval("select pg_backend_pid()"))
+    async with holding(url, writer.account_id):
+        gone = asyncio.create_task(writer.append(writer.draft()))
+        await somebody_waits(url)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    await writer.put(2)
+    assert await writer.seqs() == [1, 2]
+    assert await writer.store._appends.run(lambda db: db.fetchval("select pg_backend_pid()")) == pid
+
+
+async def test_connections_that_nobody_used_for_long_are_hung_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(url, connections=4) as store:
+        await asyncio.gather(*(store._value("select pg_sleep(0.1)") for _ in range(3)))
+        assert len(store._calls._free) == 3
+        monkeypatch.setattr(pool_room, "IDLE_S", -1.0)
+        await store.count_accounts()
+        assert len(store._calls._free) == 1
+
+
+async def test_closing_finishes_what_is_under_way(url: str, writer: Writer) -> None:
+    store = PostgresStore(url)
+    await store.open()
+    writer.store = store
+    async with holding(url, writer.account_id):
+        append = asyncio.create_task(writer.append(writer.draft()))
+        await somebody_waits(url)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+    assert (await append).answers == [Answer(1)]
+    await closing
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await store.ping()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Postgres]:
+    """A server of this test's own, which it may kill."""
+    with postgres() as server:
+        yield server
+
+
+async def test_a_restart_of_the_database_is_survived_in_silence(
+    own_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    url = await new_database(own_server)
+    async with opened(url) as store:
+        writer = await new_writer(store)
+        for how in ("immediate", "fast"):
+            draft = await writer.put()
+            await asyncio.gather(*(store.count_accounts() for _ in range(9)))
+            await asyncio.to_thread(own_server.stop, how)
+            for call in (store.ping(), store.count_accounts(), writer.append(writer.draft(counter=99))):
+                with pytest.raises(StoreUnavailable):
+                    await call
+            await asyncio.to_thread(own_server.start)
+            # The first call to each pool may meet a connection that nobody has told yet.
+            await until(lambda: _answers(store))
+            assert (await writer.append(draft)).fresh == []
+            await writer.put()
+        assert await writer.seqs() == [1, 2, 3, 4]
+    assert caplog.records == []
+
+
+async def _answers(store: Store) -> bool:
+    with contextlib.suppress(StoreUnavailable):
+        await store.ping()
+        return True
+    return False
+
+
+async def test_a_failover_is_survived_and_loses_nothing(own_server: Postgres) -> None:
+    url = await new_database(own_server)
+    with standby(own_server) as second:
+        async with opened(url_of_any(urlsplit(url).path[1:], own_server, second)) as store:
+            writer = await new_writer(store)
+            drafts = [await writer.put(number) for number in range(5)]
+            await asyncio.to_thread(own_server.kill)
+            with pytest.raises(StoreUnavailable):
+                await writer.answer(writer.draft(counter=6))
+            await asyncio.to_thread(second.promote)
+            await until(lambda: _answers(store))
+            assert [change.sealed for change in (await writer.read()).changes] == [draft.sealed for draft in drafts]
+            assert await writer.answer(writer.draft(7)) == Answer(6)
+
+
+async def test_a_server_that_takes_no_writes_is_left_for_one_that_does(own_server: Postgres) -> None:
+    url = await new_database(own_server)
+    async with opened(url) as store:
+        writer = await new_writer(store)
+    with standby(own_server) as second:
+        async with opened(second.url_of(urlsplit(url).path[1:])) as store:
+            writer.store = store
+            await asyncio.gather(*(store.count_accounts() for _ in range(5)))
+            with pytest.raises(StoreUnavailable, match="ReadOnly"):
+                await store.add_invite(b"token", NOW)
+            assert store._calls._free == []
+            await asyncio.to_thread(second.promote)
+            await until(lambda: _answers(store))
+            assert await writer.answer(writer.draft()) == Answer(1)
+
+
+async def test_a_line_that_has_gone_dead_is_noticed_and_replaced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_room, "COMMAND_S", 0.3)
+    monkeypatch.setattr(pool_room, "CONNECT_S", 0.3)
+    parts = urlsplit(url)
+    async with FaultProxy(str(parts.hostname), int(parts.port or 0)) as line:
+        through = url.replace(f":{parts.port}/", f":{line.port}/")
+        async with opened(through) as store:
+            writer = await new_writer(store)
+            await asyncio.gather(*(store.count_accounts() for _ in range(5)))
+            line.stall()
+            began = time.monotonic()
+            draft = writer.draft()
+            for call in (writer.append(draft), store.count_accounts()):
+                with pytest.raises(StoreUnavailable):
+                    await call
+            assert time.monotonic() - began < 3
+            line.reset()
+            line.resume()
+            await until(lambda: _answers(store))
+            assert await writer.answer(draft) == Answer(1)
+            assert await writer.seqs() == [1]
+
+
+# --- when the program dies ------------------------------------------------------------------------
+
+WORKER = """
+import asyncio, sys
+from hub.store.postgres import PostgresStore
+from tests.store_exam import Writer, NOW, draft_of
+
+url, account_id, space_id, device_id = sys.argv[1:]
+
+async def main():
+    store = PostgresStore(url)
+    await store.open()
+    writer = Writer(store, *[bytes.fromhex(each) for each in (account_id, space_id, device_id)])
+    todo = [draft_of(bytes.fromhex(each)) for each in sys.stdin.read().split()]
+    for at in range(0, len(todo), 3):
+        for draft, answer in zip(todo[at:at + 3], (await writer.append(*todo[at:at + 3])).answers):
+            print(draft.header.counter, answer.seq, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_answered_before_a_kill_is_there_once(url: str, writer: Writer) -> None:
+    drafts = [writer.draft(number % 20) for number in range(300)]
+    worker = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", WORKER, url, writer.account_id.hex(), writer.space_id.hex(), writer.device_id.hex()],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert worker.stdin and worker.stdout
+    worker.stdin.write("\n".join(draft.sealed.hex() for draft in drafts))
+    worker.stdin.close()
+    acknowledged = [await asyncio.to_thread(worker.stdout.readline) for _ in range(40)]
+    worker.send_signal(signal.SIGKILL)
+    rest = worker.stdout.read()
+    worker.stdout.close()
+    assert worker.wait() == -signal.SIGKILL
+    pairs = [tuple(map(int, line.split())) for line in "".join([*acknowledged, rest]).splitlines() if " " in line]
+    assert 40 <= len(pairs) < 300 and all(counter == seq for counter, seq in pairs)
+    there = [change.sealed for change in (await writer.read()).changes]
+    assert there == [draft.sealed for draft in drafts[: len(there)]] and len(there) >= len(pairs)
+    answers = (await writer.append(*drafts[:256])).answers + (await writer.append(*drafts[256:])).answers
+    assert answers == [Answer(seq) for seq in range(1, 301)]
+    assert [change.sealed for change in (await writer.read()).changes] == [draft.sealed for draft in drafts]
+
+
+# --- roles ------------------------------------------------------------------------------------------
+
+
+class Roles:
+    """Two roles of one database: ``owner`` has the tables, ``hub`` uses them."""
+
+    def __init__(self, server: Postgres, database: str) -> None:
+        self.owner = f"owner_{secrets.token_hex(4)}"
+        self.hub = f"hub {secrets.token_hex(4)}"  # a name that must be quoted
+        self._server, self._database = server, database
+
+    def url(self, role: str) -> str:
+        at = f"{self._server.url_of(self._database).partition('@')[2]}"
+        return f"postgresql://{role.replace(' ', '%20')}@{at}"
+
+
+@pytest.fixture
+async def roles(pg_server: Postgres) -> AsyncIterator[Roles]:
+    url = await new_database(pg_server)
+    roles = Roles(pg_server, urlsplit(url).path[1:])
+    await execute(pg_server.url, f'create role "{roles.owner}" login', f'create role "{roles.hub}" login')
+    await execute(pg_server.url, f'alter database {urlsplit(url).path[1:]} owner to "{roles.owner}"')
+    await execute(url, "revoke all on schema public from public")
+    await execute(url, f'grant all on schema public to "{roles.owner}"', "create table of_others (n integer)")
+    yield roles
+    await drop_database(pg_server, url)
+    await execute(pg_server.url, f'drop role "{roles.owner}"', f'drop role "{roles.hub}"')
+
+
+async def test_a_role_without_ddl_stops_at_an_empty_database_and_says_what_to_run(roles: Roles) -> None:
+    store = PostgresStore(roles.url(roles.hub))
+    with pytest.raises(SchemaTooOld, match="hub migrate"):
+        await store.open()
+
+
+async def test_a_role_that_was_granted_nothing_yet_is_granted_it_by_the_owner(roles: Roles) -> None:
+    hub_url, owner_url = roles.url(roles.hub), roles.url(roles.owner)
+    await migrate(owner_url)
+    with pytest.raises(SchemaTooOld, match="hub migrate"):
+        await PostgresStore(hub_url).open()
+    async with opened(hub_url, migration_url=owner_url) as store:
+        assert await store.count_accounts() == 0
+    async with opened(hub_url) as store:
+        assert await store.count_accounts() == 0
+
+
+async def test_the_hubs_role_lives_a_whole_life_and_changes_no_table(roles: Roles) -> None:
+    hub_url, owner_url = roles.url(roles.hub), roles.url(roles.owner)
+    async with opened(hub_url, migration_url=owner_url) as store:
+        await a_whole_life(store)
+    async with connected(hub_url) as db:
+        for ddl in (
+            "create table mine (n integer)",
+            "create function mine() returns integer language sql as 'select 1'",
+            "alter table change add column mine integer",
+            "alter table hub owner to current_user",
+            "drop table change",
+            "drop function compact",
+            "truncate change",
+            "create index on change (kind)",
+            "alter role current_user superuser",
+            "select * from of_others",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await db.execute(ddl)
+
+
+async def a_whole_life(store: PostgresStore) -> None:
+    """Every call of the promise, each doing something."""
+    accounts = await store.count_accounts()
+    await store.ping()
+    await store.renew_incarnation()
+    assert await store.claim("secrets", b"mine") == b"mine"
+    assert await store.session_order() < await store.session_order()
+    assert await store.spend([a_charge(b"anna", (1, 60))], NOW) == 0
+    assert await store.forget_spent(NOW + 99) == 1
+    await store.add_invite(b"token", NOW + 9)
+    account_id, device, made = await new_account(store)
+    attempt = an_attempt(made.address_tag)
+    await store.add_attempt(attempt)
+    assert await store.charge_attempt(attempt.attempt_id, NOW, 5)
+    assert await store.rewrap_addresses(lambda tag: tag[::-1], 1) == accounts + 1
+    assert await store.forget_attempts(NOW + 99) == accounts + 3
+    space = await store.create_space(a_space(account_id), 50, NOW)
+    writer = Writer(store, account_id, space.space_id, device.device_id)
+    other = await another(writer)
+    for _ in range(3):
+        await writer.put()
+    assert await store.put_witness(writer.key(), writer.device_id, 1, b"w")
+    assert await store.witnesses(writer.key()) == [(writer.device_id, b"w")]
+    assert await store.compact(NOW + 1, 100) >= 2
+    await writer.delete()
+    await writer.purge(4)
+    assert len((await store.history(writer.key(), rid(1), before=0, limit=9))[0]) == 1
+    await other.wipe()
+    await store.note_seen([device.device_id], DAY + 1)
+    assert await store.revoke(account_id, [other.device_id], NOW) == [other.device_id]
+    assert await store.schedule_space_deletion(account_id, space.space_id, NOW)
+    assert await store.due_deletions(NOW) == ([], [(account_id, space.space_id)])
+    assert await store.delete_space(account_id, space.space_id)
+    assert await store.delete_account(account_id)
+    assert await store.count_accounts() == accounts
+
+
+async def test_the_functions_find_their_tables_whatever_the_caller_looks_through(url: str, writer: Writer) -> None:
+    await writer.put()
+    async with connected(url) as db:
+        await db.execute("create temporary table space (like space); set search_path = pg_temp, pg_catalog")
+        assert await db.fetchval("select public.lock_spaces(array[$1::bytea])", writer.account_id) == [True]
+        functions = await db.fetch(
+            "select proname, proconfig, prosecdef from pg_proc where pronamespace = 'public'::regnamespace"
+            " and prolang = (select oid from pg_language where lanname = 'plpgsql')"
+        )
+        assert len(functions) >= 9
+        for name, config, definer in functions:
+            assert "search_path=public, pg_temp" in config, name
+            assert not definer
+
+
+# --- versions ---------------------------------------------------------------------------------------
+
+NEXT = (
+    Migration(
+        pre=("alter table invite add column note text", "create index invite_by_age on invite (expires_at)"),
+        post=("drop index spent_by_age",),
+    ),
+)
+BROKEN = (Migration(pre=("alter table invite add column note text", "alter table nothing add column n integer")),)
+
+
+async def columns_of(url: str, table: str) -> set[str]:
+    async with connected(url) as db:
+        query = (
+            "select attname from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped"
+        )
+        return {name for (name,) in await db.fetch(query, table)}
+
+
+async def has(url: str, relation: str) -> bool:
+    async with connected(url) as db:
+        return await db.fetchval("select to_regclass($1) is not null", relation)
+
+
+async def test_two_versions_run_together_between_pre_and_post(empty_url: str) -> None:
+    async with opened(empty_url) as old:
+        writer = await new_writer(old)
+        await writer.delta()
+        async with opened(empty_url, migrations=NEXT) as new:
+            assert "note" in await columns_of(empty_url, "invite") and await has(empty_url, "spent_by_age")
+            for store in (old, new, old, new):
+                writer.store = store
+                await writer.delta()
+            await a_whole_life(old)
+            async with opened(empty_url) as another_old:
+                await another_old.ping()
+            assert await migrate(empty_url, migrations=NEXT) == "the database is at schema version 2; nothing to do"
+            said = await migrate(empty_url, post=True, migrations=NEXT)
+            assert said == "what hubs older than schema version 2 needed was removed"
+            assert not await has(empty_url, "spent_by_age")
+            assert await migrate(empty_url, post=True, migrations=NEXT) == (
+                "the database is at schema version 2; nothing to do"
+            )
+            assert await writer.seqs() == [1, 2, 3, 4, 5]
+    with pytest.raises(SchemaTooNew, match="Start the newer hub"):
+        await PostgresStore(empty_url).open()
+    with pytest.raises(SchemaTooNew):
+        await migrate(empty_url)
+
+
+async def test_four_new_replicas_at_once_migrate_once(empty_url: str) -> None:
+    assert await migrate(empty_url) == "the database was made, at schema version 1"
+    stores = [PostgresStore(empty_url, migrations=NEXT) for _ in range(4)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await asyncio.gather(*(store.close() for store in stores))
+    assert "note" in await columns_of(empty_url, "invite")
+
+
+async def test_a_new_database_is_what_all_migrations_lead_to(empty_url: str) -> None:
+    assert await migrate(empty_url, migrations=NEXT) == "the database was made, at schema version 2"
+    assert "note" in await columns_of(empty_url, "invite") and not await has(empty_url, "spent_by_age")
+    with pytest.raises(SchemaTooNew):
+        await PostgresStore(empty_url).open()
+
+
+async def test_a_migration_that_fails_changes_nothing(empty_url: str) -> None:
+    async with opened(empty_url) as store:
+        incarnation = await store.incarnation()
+    with pytest.raises(StoreUnavailable, match="UndefinedTable"):
+        await PostgresStore(empty_url, migrations=BROKEN).open()
+    assert "note" not in await columns_of(empty_url, "invite")
+    async with opened(empty_url) as store:
+        assert await store.incarnation() == incarnation
+
+
+async def test_a_migration_gives_up_rather_than_hold_up_everybody(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hub.store.postgres import migrations
+
+    monkeypatch.setitem(migrations.DDL_SETTINGS, "lock_timeout", "100")
+    await migrate(empty_url)
+    async with connected(empty_url) as reader:
+        async with reader.transaction():
+            await reader.fetch("select * from invite")
+            with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
+                await migrate(empty_url, migrations=NEXT)
+        assert "version 1 to 2" in await migrate(empty_url, migrations=NEXT)
+
+
+async def test_a_hub_whose_role_may_not_migrate_says_what_to_run(roles: Roles) -> None:
+    hub_url, owner_url = roles.url(roles.hub), roles.url(roles.owner)
+    await migrate(owner_url, serving_url=hub_url)
+    async with opened(hub_url) as store:
+        await a_whole_life(store)
+    with pytest.raises(SchemaTooOld, match="hub migrate"):
+        await PostgresStore(hub_url, migrations=NEXT).open()
+    with_table = (Migration(pre=("create table later (n integer primary key)", "create sequence later_number")),)
+    assert "1 to 2" in await migrate(owner_url, serving_url=hub_url, migrations=with_table)
+    async with opened(hub_url, migrations=with_table) as store:
+        await store._execute("insert into later select nextval('later_number')")
