@@ -3,7 +3,8 @@
 A notice is never more than a hint: it may be lost, late, doubled or overtaken.
 Whoever gets one and follows on directly may use what it carries; everybody else
 reads the store.  A bus delivers to every subscriber of the account on every
-replica, the publishing one included, and never raises into the publisher.
+replica, the publishing one included, and never raises into the publisher.  When
+it knows that notices may have been lost, it says so with ``NoticesLost``.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ class DevicesRevoked(Notice, frozen=True, tag="revoked"):
 
 
 class SessionOpened(Notice, frozen=True, tag="opened"):
-    """A device connected; its older sessions are replaced."""
+    """A device connected; its sessions of a lower ``order`` (``Store.session_order``) are replaced."""
 
     device_id: bytes
     session_id: bytes
+    order: int = 0
 
 
 class AccountChanged(Notice, frozen=True, tag="account"):
@@ -69,6 +71,10 @@ class AccountChanged(Notice, frozen=True, tag="account"):
     device_id: bytes = b""
     space_id: bytes = b""
     at: float = 0.0
+
+
+class NoticesLost(Notice, frozen=True, tag="lost"):
+    """Notices of this account may have been lost: compare heads and revocations with the store."""
 
 
 Receiver = Callable[[Notice], None]
