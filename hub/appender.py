@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from hub.bus import Bus, HeadMoved
 from hub.errors import HubError, Refusal, StoreUnavailable
+from hub.inquiries import Life
 from hub.metrics import Metrics
 from hub.store import Append, Appended, Store
 from hub.terms import Change, CollectionKey
@@ -40,6 +41,7 @@ class Appender:
         self._bus = bus
         self._metrics = metrics
         self._wall = wall
+        self.life = Life(store)
         self._monotonic = asyncio.get_running_loop().time
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
@@ -112,7 +114,10 @@ class Appender:
                 changes_by_key.setdefault(key, []).append(change)
         if not changes_by_key:
             return
-        incarnation = await self._store.incarnation()
+        try:
+            incarnation = await self.life.lately()
+        except StoreUnavailable:
+            return  # answered and durable; the others read it with their next ping
         for key, changes in changes_by_key.items():
             inline = sum(len(change.sealed) for change in changes) <= INLINE_BYTES_MAX
             notice = HeadMoved(

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 
 from hub.bus import HeadMoved, Witnessed
-from hub.effects import Desk, Effect, ReadPage, ReadStates, ReadWitnesses, Send
+from hub.effects import Ask, Desk, Effect, ReadPage, ReadStates, ReadWitnesses, Send
 from hub.errors import Refusal
 from hub.store import CollectionState, Page
 from hub.subscription import Deliver, DeliverHead, Read, Step, Subscription
 from hub.terms import Change, CollectionId, DeviceId, Incarnation, Limits, Seq, SpaceId
 from hub.wire import messages as m
 from hub.wire.header import parse_header
+
+WITNESSES_AGAIN_MAX = 16  # asked for at once when the store had left them unanswered
 
 Key = tuple[SpaceId, CollectionId]
 
@@ -29,7 +32,8 @@ class Following:
         self, desk: Desk, limits: Limits, *, device_id: DeviceId, incarnation: Incarnation, heads_only: bool
     ) -> None:
         self.paused = False
-        self.failed = False  # a page got no answer; ``read_again`` clears it
+        self._pages_owed = False  # a page got no answer
+        self._heads_owed = False  # likewise a question about heads
         self._desk = desk
         self._limits = limits
         self._device_id = device_id
@@ -37,7 +41,9 @@ class Following:
         self._heads_only = heads_only
         self._subscriptions: dict[Key, Subscription] = {}
         self._own_seqs: dict[Key, set[Seq]] = {}
-        self._witnesses_missed: set[Key] = set()
+        self._witnesses_missed: set[Key] = set()  # while paused
+        self._witnesses_owed: set[Key] = set()  # the store did not answer
+        self._witnesses_in_doubt: set[Key] = set()  # a notice may have been lost
         # What a device was told may not go backwards: a notice can overtake the answer to a read.
         self._witness_counters: dict[tuple[Key, DeviceId], int] = {}
 
@@ -96,7 +102,7 @@ class Following:
             parts.append(m.SubscribedPart(state.collection_id, state.head, after, state.counter))
             if self._follows(subscription):
                 effects += self._carry(subscription, subscription.opened(after, state.head))
-                effects.append(self._send_witnesses(message.space_id, state.collection_id))
+                effects.append(self._send_witnesses((message.space_id, state.collection_id), again=True))
         subscribed = m.Subscribed(message.request, message.space_id, self._incarnation, parts)
         return [self._desk.send(subscribed), *effects]
 
@@ -114,6 +120,8 @@ class Following:
             del self._subscriptions[key]
             self._own_seqs.pop(key, None)
             self._witnesses_missed.discard(key)
+            self._witnesses_owed.discard(key)
+            self._witnesses_in_doubt.discard(key)
             for known in [known for known in self._witness_counters if known[0] == key]:
                 del self._witness_counters[known]
 
@@ -134,7 +142,7 @@ class Following:
             effects += self._carry(subscription, subscription.resumed())
             if key in self._witnesses_missed:
                 self._witnesses_missed.discard(key)
-                effects.append(self._send_witnesses(*key))
+                effects.append(self._send_witnesses(key))
         return effects
 
     # --- changes ---
@@ -154,13 +162,23 @@ class Following:
             if subscription and subscription.delivers and change.seq > subscription.sent:
                 self._own_seqs.setdefault(key, set()).add(change.seq)
 
+    @property
+    def owes(self) -> bool:
+        """Whether the store left a question unanswered; ``read_again`` asks it anew."""
+        return self._pages_owed or self._heads_owed or bool(self._witnesses_owed)
+
     def read_again(self) -> list[Effect]:
         """Try once more what the store did not answer."""
-        self.failed = False
         effects: list[Effect] = []
-        for subscription in list(self._subscriptions.values()):
-            effects += self._carry(subscription, subscription.head_seen(subscription.head))
-        return effects
+        if self._pages_owed:
+            for subscription in list(self._subscriptions.values()):
+                effects += self._carry(subscription, subscription.head_seen(subscription.head))
+        if self._heads_owed:
+            effects += self.ask_heads(lambda _heads: [])
+        self._pages_owed = self._heads_owed = False
+        some = list(islice(self._witnesses_owed, WITNESSES_AGAIN_MAX))
+        self._witnesses_owed.difference_update(some)
+        return effects + [self._send_witnesses(key) for key in some]
 
     def _carry(self, subscription: Subscription, steps: Sequence[Step]) -> list[Effect]:
         """Turn a subscription's steps into effects."""
@@ -184,7 +202,7 @@ class Following:
 
         def failed() -> list[Effect]:
             subscription.read_failed()
-            self.failed = True
+            self._pages_owed = True
             return []
 
         what = ReadPage(subscription.space_id, subscription.collection_id, step.after, step.live_only)
@@ -203,7 +221,15 @@ class Following:
 
     # --- heads ---
 
-    def ask_heads(self, tell: Callable[[list[m.HeadPart]], Send]) -> list[Effect]:
+    def compare(self) -> list[Effect]:
+        """Notices may have been lost: ask the store where all collections stand, and read on.
+
+        Afterwards ``ask_witness`` asks for the witnesses, a collection a call.
+        """
+        self._witnesses_in_doubt |= self._subscriptions.keys()
+        return self.ask_heads(lambda _heads: [])
+
+    def ask_heads(self, tell: Callable[[list[m.HeadPart]], list[Effect]]) -> list[Effect]:
         """Ask the store where all collections stand, then ``tell`` it: a lost last notice ends here.
 
         A space the store does not answer for is left out of what is told.
@@ -216,7 +242,11 @@ class Following:
 
         def done(space_id: SpaceId) -> list[Effect]:
             left.discard(space_id)
-            return [] if left else [tell(heads)]
+            return [] if left else tell(heads)
+
+        def failed(space_id: SpaceId) -> list[Effect]:
+            self._heads_owed = True
+            return done(space_id)
 
         def told(space_id: SpaceId, states: Sequence[CollectionState]) -> list[Effect]:
             effects: list[Effect] = []
@@ -226,9 +256,9 @@ class Following:
             return effects + done(space_id)
 
         if not ids_by_space:
-            return [tell(heads)]
+            return tell(heads)
         return [
-            self._desk.ask(ReadStates(space_id, tuple(ids)), None, partial(told, space_id), partial(done, space_id))
+            self._desk.ask(ReadStates(space_id, tuple(ids)), None, partial(told, space_id), partial(failed, space_id))
             for space_id, ids in ids_by_space.items()
         ]
 
@@ -250,16 +280,32 @@ class Following:
             return []
         return [self._desk.send(m.Witnesses(*key, [notice.sealed]))]
 
-    def _is_news(self, key: Key, device_id: DeviceId, sealed: bytes) -> bool:
-        """Whether this session was not sent a newer witness of the device; from now on it was sent this one."""
+    def ask_witness(self) -> Ask | None:
+        """Send what this session was not sent of one collection's witnesses; None when none is in doubt."""
+        if self.paused:
+            self._witnesses_missed |= self._witnesses_in_doubt
+            self._witnesses_in_doubt.clear()
+        return self._send_witnesses(self._witnesses_in_doubt.pop()) if self._witnesses_in_doubt else None
+
+    def _is_news(self, key: Key, device_id: DeviceId, sealed: bytes, *, again: bool = False) -> bool:
+        """Whether this session was not sent this or a newer witness of the device; from now on it was sent this one.
+
+        With ``again`` the one it was sent last is news once more.
+        """
         counter = parse_header(sealed).counter
-        if counter < self._witness_counters.get((key, device_id), 0):
+        known = self._witness_counters.get((key, device_id), 0)
+        if counter < known or (counter == known and not again):
             return False
         self._witness_counters[key, device_id] = counter
         return True
 
-    def _send_witnesses(self, space_id: SpaceId, collection_id: CollectionId) -> Effect:
-        key = (space_id, collection_id)
+    def _send_witnesses(self, key: Key, *, again: bool = False) -> Ask:
+        """Ask for the witnesses of a collection and send those that are news."""
+
+        def failed() -> list[Effect]:
+            if key in self._subscriptions:
+                self._witnesses_owed.add(key)
+            return []
 
         def answer(witnesses: Sequence[tuple[DeviceId, bytes]]) -> list[Effect]:
             if key not in self._subscriptions:
@@ -267,8 +313,8 @@ class Following:
             others = [
                 sealed
                 for device_id, sealed in witnesses
-                if device_id != self._device_id and self._is_news(key, device_id, sealed)
+                if device_id != self._device_id and self._is_news(key, device_id, sealed, again=again)
             ]
-            return [self._desk.send(m.Witnesses(space_id, collection_id, others))] if others else []
+            return [self._desk.send(m.Witnesses(*key, others))] if others else []
 
-        return self._desk.ask(ReadWitnesses(space_id, collection_id), None, answer)
+        return self._desk.ask(ReadWitnesses(*key), None, answer, failed)

@@ -22,13 +22,17 @@ from websockets.http11 import Request, Response
 
 from hub import __version__
 from hub.errors import StoreUnavailable
-from hub.limiter import SlidingWindow, Span, prefixes_of
+from hub.inquiries import Shared
+from hub.limiter import SlidingWindow, prefixes_of
 from hub.metrics import CONTENT_TYPE, Metrics
 from hub.services import Visitor
-from hub.terms import PATH, PROTOCOL_VERSION, Limits
+from hub.terms import PATH, PROTOCOL_VERSION, Limits, Span
 
 SOCKETS_PER_NETWORK_MAX = 64  # one IPv4 address or IPv6 /64; this machine itself is not counted
 HANDSHAKES_PER_MINUTE_MAX = 30  # likewise
+PING_WITHIN_S = 2.0  # a store that answers later than this is none to send devices to
+PING_FRESH_S = 0.5  # so that many probes cost one question
+RETRY_AFTER_S = 2  # told to who knocks while the hub goes down: a load balancer has noticed by then
 FULL_SHARE = 0.95  # of sessions_max: beyond it new sockets are refused, so that the known ones can come back
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -96,7 +100,7 @@ class Http:
         self.draining = False
         self.hub_urls: Sequence[str] = ()  # known once the port is bound
         self._metrics = metrics
-        self._store_ping = store_ping
+        self._ping = Shared(store_ping, within_s=PING_WITHIN_S)
         self._limits = limits
         self._sign_up = sign_up
         self._metrics_for = metrics_for
@@ -136,7 +140,7 @@ class Http:
 
     def _may_upgrade(self, request: Request) -> Response | None:
         if self.draining:
-            return _text(HTTPStatus.SERVICE_UNAVAILABLE, "the hub is restarting\n", {"Retry-After": "5"})
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, "the hub is restarting\n", {"Retry-After": str(RETRY_AFTER_S)})
         hosts = {urlsplit(url).netloc for url in self.hub_urls}
         if _single(request.headers, "Host").lower() not in hosts:
             return _text(HTTPStatus.MISDIRECTED_REQUEST, "this hub does not go by that name; see public_urls\n")
@@ -149,7 +153,7 @@ class Http:
         if self.draining:
             return _text(HTTPStatus.NOT_FOUND, "draining\n")
         try:
-            await self._store_ping()
+            await self._ping.get(PING_FRESH_S)
         except StoreUnavailable:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, "the store does not answer\n")
         return _text(HTTPStatus.OK, "ready\n")

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from hub import log
 from hub.bus import Bus, Notice, SessionOpened
 from hub.effects import AppendDrafts, Ask, Close, Effect, LetIn, Opened, Send
-from hub.errors import HubError
+from hub.errors import HubError, Refusal, StoreUnavailable
 from hub.fanout import Fanout, Member
 from hub.http import Door, Http
+from hub.inquiries import Revocations
 from hub.metrics import Metrics
 from hub.services import Services, Visitor
-from hub.session import Session
+from hub.session import LEAVE_WITHIN_S, Session
 from hub.store import Device, Store
 from hub.terms import SUBPROTOCOL, DeviceId, Limits, Policy
 
@@ -36,6 +40,8 @@ CLOSE_WITHIN_S = 5.0  # how long the closing handshake may take
 REQUEST_WITHIN_S = 5.0  # how long a client may take to send its HTTP request
 FRAMES_READ_AHEAD = 4  # bounds what one socket holds in memory before its session looks at it
 WRITE_LIMIT = 65_536  # bytes handed to the socket before the writer waits
+LOOK_EVERY_S = 3.0  # how often a running hub looks whether the log was restored under it
+RETRY_AFTER_S = (1.0, 4.0)  # between these a device that is sent away comes back
 
 
 class Peer(Member):
@@ -53,6 +59,7 @@ class Peer(Member):
         self._progress = asyncio.Event()
         self._flushed = asyncio.Event()
         self._joining: asyncio.Task[None] | None = None
+        self._gone: asyncio.Future[None] = self._loop.create_future()  # done when the session is closed
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -69,7 +76,7 @@ class Peer(Member):
     async def run(self) -> None:
         """Serve the socket until it is gone; leaves no task and no registration behind."""
         writer = asyncio.create_task(self._write())
-        self._schedule()
+        self._reschedule()
         try:
             await self._read()
         finally:
@@ -86,6 +93,28 @@ class Peer(Member):
         """The bus has something for this session."""
         self._apply(self.session.noticed(notice, self._loop.time()))
 
+    def send_away(self, retry_after_s: float, within_s: float) -> None:
+        """The hub is about to stop: let the session finish and close it, at the latest ``within_s`` from now."""
+        self._apply(self.session.go_away(retry_after_s, self._loop.time(), within_s=within_s))
+
+    async def compare(self) -> None:
+        """Be heard by an older session of the device, and catch up with the store.
+
+        One question at a time; what the store does not answer the session asks again by itself.
+        """
+        if self._closed:
+            return
+        self._announce()
+        await self._recheck()
+        for effect in self.session.compare(self._loop.time()):
+            assert isinstance(effect, Ask)
+            await self._answer(effect.token, effect.what)
+
+    async def compare_witnesses(self) -> None:
+        """Ask for the witnesses this session was not told of, a collection at a time."""
+        while ask := self.session.ask_witness():
+            await self._answer(ask.token, ask.what)
+
     def apply(self, effects: list[Effect]) -> None:
         """Carry out effects the server itself caused."""
         self._apply(effects)
@@ -99,7 +128,7 @@ class Peer(Member):
                 self._apply(self.session.received(frame, self._loop.time()))
                 if self._joining:
                     # What follows may subscribe; the bus must be followed first.
-                    await asyncio.wait([self._joining])
+                    await asyncio.wait([self._joining, self._gone], return_when=asyncio.FIRST_COMPLETED)
                     self._joining = None
                 while not self.session.has_room() and not self._closed:
                     self._progress.clear()
@@ -176,14 +205,35 @@ class Peer(Member):
         self.device_id, self._account_id = device.device_id, device.account_id
         try:
             await self._server.fanout.join(device.account_id, self)
-        except HubError:
+            # Asked when every later session of the device is heard: so of two that open at once, on
+            # whatever replicas, the one with the lower order hears the other.
+            order = await self._server.store.session_order()
+            self._apply(self.session.ordered(order, self._loop.time()))
+            self._announce()
+            # A revocation between the look-up and this moment was published to nobody here.
+            if await self._server.revocations.is_revoked(device.device_id):
+                self._apply(self.session.revoked())
+        except Refusal:
             self._apply(self.session.end("overloaded"))
-            return
-        self._server.bus.publish(device.account_id, SessionOpened(device.device_id, self.session.session_id))
-        # A revocation between the look-up and this moment was published to nobody here.
-        if await self._server.store.revoked_among([device.device_id]):
-            self._apply(self.session.revoked())
+        except StoreUnavailable:
+            self._apply(self.session.end("internal"))
+        except Exception as exc:
+            log.get().error("a session could not begin", exc_info=exc)
+            self._apply(self.session.end("internal"))
         self._server.seen.add(device.device_id)
+
+    def _announce(self) -> None:
+        """Tell the device's other sessions which is the newest; one that is closed itself tells nothing."""
+        if self.session.order and not self._closed:
+            opened = SessionOpened(self.device_id, self.session.session_id, self.session.order)
+            self._server.bus.publish(self._account_id, opened)
+
+    async def _recheck(self) -> None:
+        try:
+            if await self._server.revocations.is_revoked(self.device_id):
+                self._apply(self.session.revoked())
+        except StoreUnavailable:
+            self._server.recheck_soon()
 
     # --- closing ---
 
@@ -191,6 +241,7 @@ class Peer(Member):
         if self._closed:
             return
         self._closed = True
+        self._gone.set_result(None)
         self._progress.set()
         self._server.metrics.closings.add(close.name)
         log.get().debug("session closed", closing=close.name, device=self.device_id)
@@ -254,10 +305,16 @@ class HubServer:
         self.sign_up = sign_up
         self.limits = limits
         self.policy = policy
+        self.revocations = Revocations(store)
         self.seen: set[DeviceId] = set()
         self._http = http
         self._door = Door(sessions_max=sessions_max)
+        self._sockets: WeakSet[ServerConnection] = WeakSet()  # also those that have not asked for anything yet
         self._peers: set[Peer] = set()
+        self._send_away: Callable[[Peer], None] | None = None  # while a drain is under way
+        self._nobody = asyncio.Event()  # set while there is no peer
+        self._nobody.set()
+        self._recheck_at = 0.0
         self._server: Server | None = None
         metrics.queued_bytes.read_from(lambda: sum(peer.session.queued_bytes for peer in self._peers))
 
@@ -283,6 +340,7 @@ class HubServer:
             max_size=self.limits.frame_bytes_before_auth_max,
             max_queue=FRAMES_READ_AHEAD,
             write_limit=WRITE_LIMIT,
+            create_connection=self._make_socket,  # type: ignore[arg-type]
         )
         bound = int(next(iter(self._server.sockets)).getsockname()[1])
         # No await since the port was bound, so nobody was answered before this.
@@ -293,24 +351,88 @@ class HubServer:
         """Say no to new sockets; those inside go on."""
         self._http.draining = True
 
+    async def drain(self, over_s: float, draw: Callable[[], float] = random.random) -> None:
+        """Send everybody away, spread over ``over_s`` seconds, and return when nobody is left.
+
+        From the first moment on ``/readyz`` says no and new sockets are refused.  What a
+        device sent before it heard is answered, the appends among it when they are durable.  ``draw`` gives
+        numbers in [0, 1).  With 0 seconds, or when this is cancelled, ``close`` ends the sessions at once.
+        """
+        self.refuse_new()
+        loop = asyncio.get_running_loop()
+        within_s = min(LEAVE_WITHIN_S, over_s / 2)  # the last one told has this long
+        begun, telling_s = loop.time(), over_s - within_s
+        low, high = RETRY_AFTER_S
+        peers = list(self._peers) if over_s else []
+        self._send_away = lambda peer: peer.send_away(low + (high - low) * draw(), within_s)
+        for place, peer in enumerate(peers):
+            await asyncio.sleep(max(0.0, begun + telling_s * place / len(peers) - loop.time()))
+            self._send_away(peer)
+        if peers:
+            await self._nobody.wait()
+        await self.close()
+
     async def close(self) -> None:
         """Stop listening and tell every session that the hub is going away."""
         self.refuse_new()
+        self._send_away = None
         if self._server is None:
             return
         self._server.close(close_connections=False)
         for peer in list(self._peers):
             peer.apply(peer.session.end("going_away"))
+        for socket in self._sockets:
+            # Who has not even asked yet is not waited for; a page under way is answered.
+            if socket.protocol.state is State.CONNECTING and socket.request is None and hasattr(socket, "transport"):
+                socket.transport.abort()
         await self._server.wait_closed()
+        await self.fanout.close()
+
+    async def watch(self, draw: Callable[[], float] = random.random) -> None:
+        """For ever: close sessions of revoked devices, and those of an earlier life of the log.
+
+        The net under lost notices.  Revocations are asked for every ``revocation_recheck_s``
+        less up to twice ``LOOK_EVERY_S``, so that replicas do not all ask at once; a look
+        that failed is repeated with the next, ``LOOK_EVERY_S`` later.
+        """
+        loop = asyncio.get_running_loop()
+        self._recheck_at = loop.time() + self.policy.revocation_recheck_s * draw()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.end_earlier_lives()
+                if loop.time() >= self._recheck_at:
+                    await self.recheck_revocations()
+                    self._recheck_at = loop.time() + self.policy.revocation_recheck_s - 2 * LOOK_EVERY_S * draw()
+            except StoreUnavailable:
+                log.get().debug("the store does not answer; looking again soon")
+            except Exception as exc:
+                log.get().error("looking after the sessions failed", exc_info=exc)
 
     async def recheck_revocations(self) -> None:
-        """Close sessions whose device is revoked: the net under a lost notice."""
-        devices = self.fanout.device_ids()
-        if not devices:
-            return
-        for member in self.fanout.members_of_devices(await self.store.revoked_among(devices)):
+        """Close sessions whose device is revoked.  Raises ``StoreUnavailable``."""
+        for member in self.fanout.members_of_devices(await self.revocations.among(self.fanout.device_ids())):
             assert isinstance(member, Peer)
             member.apply(member.session.revoked())
+
+    def recheck_soon(self) -> None:
+        """Let ``watch`` ask for revocations with its next look."""
+        self._recheck_at = 0.0
+
+    async def end_earlier_lives(self) -> None:
+        """Close sessions that began before the log got a new incarnation: their devices have to compare.
+
+        Raises ``StoreUnavailable``.
+        """
+        life = await self.services.life.now()
+        for peer in list(self._peers):
+            if peer.session.incarnation not in (None, life):
+                peer.apply(peer.session.end("going_away"))
+
+    def _make_socket(self, *args: Any, **options: Any) -> ServerConnection:
+        socket = ServerConnection(*args, **options)
+        self._sockets.add(socket)
+        return socket
 
     async def note_seen(self, day: int) -> None:
         """Write down which devices were here since the last call, or still are."""
@@ -318,6 +440,10 @@ class HubServer:
         await self.store.note_seen(seen, day)
 
     async def _serve_socket(self, socket: ServerConnection) -> None:
+        if self._http.draining and self._send_away is None:
+            # It was let through a moment before.
+            await socket.close(4000, "going_away")
+            return
         visitor = self._http.visitor(socket)
         ticket = self._door.enter(visitor.ip, asyncio.get_running_loop().time())
         if ticket is None:
@@ -325,11 +451,16 @@ class HubServer:
             return
         peer = Peer(self, socket, visitor)
         self._peers.add(peer)
+        self._nobody.clear()
+        if self._send_away:
+            self._send_away(peer)  # likewise, and there is time to say it in words
         self.metrics.connections.add()
         self.metrics.sessions.set(len(self._peers))
         try:
             await peer.run()
         finally:
             self._peers.discard(peer)
+            if not self._peers:
+                self._nobody.set()
             self._door.leave(ticket)
             self.metrics.sessions.set(len(self._peers))

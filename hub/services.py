@@ -65,6 +65,7 @@ class Services:
         self._bus = bus
         self._accounts = accounts
         self._appender = appender
+        self.life = appender.life
         self._metrics = metrics
         self._limits = limits
         self._quota_bytes = quota_bytes
@@ -123,7 +124,7 @@ class Services:
         return Known(
             device=device,
             spaces=spaces,
-            incarnation=await self._store.incarnation(),
+            incarnation=await self.life.now(),
             server_time=self._wall(),
             quota_bytes=account.quota_bytes if account.quota_bytes is not None else self._quota_bytes,
             used_bytes=account.used_bytes,

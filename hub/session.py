@@ -24,6 +24,7 @@ from hub import signing
 from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, Notice, SessionOpened, Signalled, Witnessed
 from hub.effects import (
     AppendDrafts,
+    Ask,
     Close,
     Desk,
     Effect,
@@ -41,18 +42,22 @@ from hub.effects import (
     Send,
     Serve,
     Served,
+    Waiting,
 )
 from hub.errors import Closing, Refusal, StoreUnavailable
 from hub.following import Following
 from hub.limiter import TokenBucket
 from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, Space
-from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Kind, Limits, Policy, SpaceId
+from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Incarnation, Kind, Limits, Policy, SpaceId
 from hub.wire import messages as m
 from hub.wire.codec import BadMessage, NotAMessage, UnknownMessage, decode_from_device, encode
 from hub.wire.header import Header, parse_header
 
 ASKS_IN_FLIGHT_MAX = 64  # questions to the services without an answer, per session
-READ_AGAIN_AFTER_S = 1.0  # after a page the store did not answer
+READ_AGAIN_AFTER_S = 1.0  # at most, after the store left a question unanswered; then twice that, and so on
+READ_AGAIN_AFTER_S_MAX = 3.0  # so that a session goes on soon after the store is back, and many do not stop it coming
+LEAVE_WITHIN_S = 5.0  # how long a device that was told to go may take
+FAREWELL_S = 1.0  # at least this long, when its session began at the last moment
 RATE_WARNINGS_MAX = 3  # refusals `rate_limited` in a row before the session is closed
 
 
@@ -87,6 +92,21 @@ class Facts:
     entered: dict[SpaceId, int] = field(default_factory=dict)  # key_epoch by space
 
 
+@dataclass(slots=True)
+class _Leaving:
+    """The hub is about to stop, and this session with it."""
+
+    retry_after_s: float
+    within_s: float
+    by: float  # when it is closed, whatever is under way
+    pongs_left: int = 1  # until then frames may arrive that crossed the message
+
+    @property
+    def heard(self) -> bool:
+        """Whether the device knows, and all it sent before it knew has arrived."""
+        return self.pongs_left <= 0
+
+
 class Session:
     """The state of one connection.  ``now`` is monotonic seconds; the session keeps no clock."""
 
@@ -104,6 +124,7 @@ class Session:
         self.session_id = session_id
         self.stage = "new"
         self.facts: Facts | None = None
+        self.order = 0  # ``Store.session_order``; 0 until the shell has it
         self._hub_urls = hub_urls
         self._server_nonce = server_nonce
         self._sign_up = sign_up
@@ -123,7 +144,11 @@ class Session:
         self._auth_deadline = now + policy.auth_within_s
         self._ping_at: float | None = None
         self._pong_deadline: float | None = None
-        self._read_again_at = now
+        self._newest_order = 0  # of the other sessions of this device that opened
+        self._pings_out = 0  # without a pong
+        self._read_again_at: float | None = None
+        self._read_again_after_s = READ_AGAIN_AFTER_S
+        self._leaving: _Leaving | None = None
         self._last_sent_at = now
         self._now = now  # of the call under way; no clock is read
 
@@ -132,6 +157,9 @@ class Session:
     def received(self, frame: bytes | str, now: float) -> list[Effect]:
         """A frame has come."""
         self._now = now
+        return self._then_leave(self._received(frame, now))
+
+    def _received(self, frame: bytes | str, now: float) -> list[Effect]:
         if self.stage == "closed":
             return []
         self._pong_deadline = None  # whoever sends is alive
@@ -154,11 +182,15 @@ class Session:
         waiting = self._desk.waiting.pop(token, None)
         if waiting is None or self.stage == "closed":
             return []
+        effects = self._settle(waiting, result)
+        self._plan_reading(failed=isinstance(result, BaseException))
+        return self._then_leave(effects)
+
+    def _settle(self, waiting: Waiting, result: Any) -> list[Effect]:
         try:
             if not isinstance(result, BaseException):
                 return waiting.then(result)
             effects = waiting.failed() if waiting.failed else []
-            self._read_again_at = now + READ_AGAIN_AFTER_S
             return effects + self._failed(waiting.request, result)
         except Closing as exc:
             return self._end(exc)
@@ -180,9 +212,8 @@ class Session:
                 return self._signalled(notice)
             case DevicesRevoked(device_ids=ids):
                 return self._close("revoked") if self.facts.device.device_id in ids else []
-            case SessionOpened(device_id=device, session_id=session):
-                mine = device == self.facts.device.device_id
-                return self._close("replaced") if mine and session != self.session_id else []
+            case SessionOpened():
+                return self._another_opened(notice)
             case AccountChanged():
                 return self._account_changed(notice)
         return []
@@ -200,6 +231,38 @@ class Session:
     def revoked(self) -> list[Effect]:
         """The store says the device is revoked."""
         return self._close("revoked") if self.stage != "closed" else []
+
+    def ordered(self, order: int, now: float) -> list[Effect]:
+        """The store gave this session its order among those of its device: of two the higher one stays."""
+        self._now = now
+        self.order = order
+        return self._yield_to_newest()
+
+    def compare(self, now: float) -> list[Effect]:
+        """Notices may have been lost: the questions that find out.  Then ``ask_witness`` until it has none."""
+        self._now = now
+        return self.facts.following.compare() if self.facts and self.stage == "ready" else []
+
+    def ask_witness(self) -> Ask | None:
+        """The next question about witnesses after ``compare``; answer it before asking for another."""
+        return self.facts.following.ask_witness() if self.facts and self.stage == "ready" else None
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The life of the log this session belongs to; None until the device is known."""
+        return self._known.incarnation if self._known else None
+
+    def go_away(self, retry_after_s: float, now: float, *, within_s: float = LEAVE_WITHIN_S) -> list[Effect]:
+        """The hub is about to stop: tell the device, answer what is under way, and close.
+
+        A device that is not let in yet is told when it is.  At the latest ``within_s``
+        from now the session is closed, a moment later when it began only just before.
+        """
+        self._now = now
+        if self.stage == "closed" or self._leaving:
+            return []
+        self._leaving = _Leaving(retry_after_s, within_s, now + within_s)
+        return self._farewell() if self.stage == "ready" else []
 
     def end(self, closing: str) -> list[Effect]:
         """The shell wants the session closed for a reason of its own."""
@@ -221,8 +284,8 @@ class Session:
         if self.stage == "closed":
             return None
         stalled_at = self._last_sent_at + self._policy.stalled_within_s if self._is_paused() else None
-        read_again_at = self._read_again_at if self.facts and self.facts.following.failed else None
-        times = (self._deadline, self._ping_at, self._pong_deadline, read_again_at, stalled_at)
+        leave_by = self._leaving.by if self._leaving else None
+        times = (self._deadline, self._ping_at, self._pong_deadline, self._read_again_at, stalled_at, leave_by)
         return min((time for time in times if time is not None), default=None)
 
     def timer_fired(self, now: float) -> list[Effect]:
@@ -230,6 +293,8 @@ class Session:
         self._now = now
         if self.stage == "closed":
             return []
+        if self._leaving and now >= self._leaving.by:
+            return self._close("going_away")
         if self._deadline is not None and now >= self._deadline:
             return self._close("too_slow")
         if self._pong_deadline is not None and now >= self._pong_deadline:
@@ -237,8 +302,10 @@ class Session:
         if self._is_paused() and now >= self._last_sent_at + self._policy.stalled_within_s:
             return self._close("slow_consumer")
         effects: list[Effect] = []
-        if self.facts and self.facts.following.failed and now >= self._read_again_at:
+        if self.facts and self._read_again_at is not None and now >= self._read_again_at:
+            self._read_again_at = None
             effects += self.facts.following.read_again()
+            self._plan_reading(failed=True)  # what was not asked this time
         if self._ping_at is not None and now >= self._ping_at:
             self._ping_at = now + self._heartbeat_s
             effects += self._beat(m.Ping)
@@ -276,8 +343,10 @@ class Session:
             return self._close("malformed", "wait for the challenge")
         if self.stage == "greeted":
             return self._on_greeted(message)
-        if isinstance(message, m.Ping | m.Pong):
-            return self._beat(m.Pong) if isinstance(message, m.Ping) else []
+        if isinstance(message, m.Pong):
+            return self._on_pong()
+        if isinstance(message, m.Ping):
+            return self._beat(m.Pong)
         request: int | None = getattr(message, "request", None)
         try:
             return self._on_request(message)
@@ -287,6 +356,8 @@ class Session:
     def _on_request(self, message: m.Message) -> list[Effect]:
         if len(self._desk.waiting) >= ASKS_IN_FLIGHT_MAX:
             raise Refusal("overloaded", retry_after_s=1.0)
+        if self._leaving and self._leaving.heard:
+            raise Refusal("unavailable", "this hub is going away; come back", retry_after_s=self._leaving.retry_after_s)
         if isinstance(message, _SERVED):
             return self._on_served(message)
         match message:
@@ -404,7 +475,8 @@ class Session:
             probation_until=device.probation_until or 0.0,
             account_deleted_at=known.account_deleted_at,
         )
-        return [LetIn(), Opened(device), self._desk.send(ready)]
+        begun: list[Effect] = [LetIn(), Opened(device), self._desk.send(ready)]
+        return [*begun, *self._farewell()] if self._leaving else begun
 
     # --- spaces ---
 
@@ -624,7 +696,53 @@ class Session:
             self.facts.following.leave_space(notice.space_id)
         return [self._desk.send(m.AccountNotice(notice.what, notice.device_id, notice.space_id, notice.at))]
 
+    def _another_opened(self, notice: SessionOpened) -> list[Effect]:
+        if notice.device_id == self._me().device_id and notice.session_id != self.session_id:
+            self._newest_order = max(self._newest_order, notice.order)
+        return self._yield_to_newest()
+
+    def _yield_to_newest(self) -> list[Effect]:
+        # Before this session has its own order it cannot know which is older; ``ordered`` asks again.
+        if self.stage == "closed" or not self.order or self._newest_order <= self.order:
+            return []
+        # A device that was told to go has gone where it was sent.
+        return self._close("going_away" if self._leaving else "replaced")
+
+    # --- leaving ---
+
+    def _farewell(self) -> list[Effect]:
+        """Tell the device, and ask for a sign that it knows: frames do not overtake one another."""
+        assert self._leaving is not None
+        self._leaving.by = max(self._leaving.by, self._now + min(self._leaving.within_s, FAREWELL_S))
+        self._pings_out += 1
+        self._leaving.pongs_left = self._pings_out
+        return [self._desk.send(m.GoingAway(self._leaving.retry_after_s)), self._desk.send(m.Ping())]
+
+    def _on_pong(self) -> list[Effect]:
+        self._pings_out = max(0, self._pings_out - 1)
+        if self._leaving:
+            self._leaving.pongs_left -= 1
+        return []
+
+    def _then_leave(self, effects: list[Effect]) -> list[Effect]:
+        """``effects``, and the closing when this session is to leave and owes no answer."""
+        leaving = self._leaving
+        if leaving is None or self.stage == "closed" or not leaving.heard:
+            return effects
+        if any(waiting.request is not None for waiting in self._desk.waiting.values()):
+            return effects
+        return [*effects, *self._close("going_away")]
+
     # --- small things ---
+
+    def _plan_reading(self, *, failed: bool) -> None:
+        """When to ask again what the store left unanswered; sooner for some than for others."""
+        if not failed:
+            self._read_again_after_s = READ_AGAIN_AFTER_S
+        elif self._read_again_at is None and self.facts and self.facts.following.owes:
+            share = 0.5 + self.session_id[0] / 512
+            self._read_again_at = self._now + self._read_again_after_s * share
+            self._read_again_after_s = min(2 * self._read_again_after_s, READ_AGAIN_AFTER_S_MAX)
 
     def _crowded(self) -> None:
         if self.facts:
@@ -634,11 +752,12 @@ class Session:
         return self.facts is not None and self.facts.following.paused
 
     def _beat(self, message: type[m.Ping] | type[m.Pong]) -> list[Effect]:
-        def tell(heads: list[m.HeadPart]) -> Send:
+        def tell(heads: list[m.HeadPart]) -> list[Effect]:
             if message is m.Ping:
                 # The clock runs from the ping itself, not from the question to a store that may be slow.
                 self._pong_deadline = self._now + self._policy.pong_within_s
-            return self._desk.send(message(heads))
+                self._pings_out += 1
+            return [self._desk.send(message(heads))]
 
         return self._following().ask_heads(tell)
 

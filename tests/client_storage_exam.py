@@ -174,6 +174,25 @@ class ClientStorageExam:
         storage.save_collection(msgspec.structs.replace(added[0], seq=5))
         assert [row.n for row in storage.collections()] == [row.n for row in added]
 
+    @pytest.mark.parametrize("given", [("notes", None), (None, cid(1)), ("notes", cid(2)), ("more", cid(1))])
+    def test_a_name_or_an_id_belongs_to_one_collection(self, storage, given):
+        first = storage.add_collection("notes", cid(1))
+        other = storage.add_collection("other", cid(9))
+        with pytest.raises(ValueError), storage.transaction():
+            storage.set_setting("name", b"value")
+            storage.add_collection(*given)
+        with pytest.raises(ValueError):
+            storage.save_collection(msgspec.structs.replace(other, name="notes"))
+        with pytest.raises(ValueError):
+            storage.save_collection(msgspec.structs.replace(other, collection_id=cid(1)))
+        assert storage.collections() == [first, other]
+        assert storage.setting("name") is None
+        assert storage.add_collection("third", None).n not in (first.n, other.n)
+
+    def test_many_collections_may_be_without_a_name_or_an_id(self, storage):
+        added = [storage.add_collection(None, None) for _ in range(3)]
+        assert storage.collections() == added
+
     def test_every_field_of_a_collection_is_kept(self, storage):
         n = storage.add_collection(None, None).n
         row = CollectionRow(

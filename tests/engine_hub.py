@@ -21,7 +21,7 @@ from hub.client.storage import MemoryStorage
 from hub.client.strategies import last_writer_wins
 from hub.terms import COLLECTION_KINDS, ZERO_ID, Kind, Limits
 from hub.wire import messages as m
-from hub.wire.codec import decode_from_device, encode
+from hub.wire.codec import decode_from_device, decode_from_hub, encode
 from hub.wire.header import parse_header
 
 HUB_URL = "ws://hub.test/v1/ws"
@@ -115,6 +115,9 @@ class Line:
 
     def take(self, frame):
         message = decode_from_device(frame)
+        if code := self.hub.refuse_once.pop(type(message).__name__, None):
+            self.refuse(message, code, True, 1.0)
+            return
         getattr(self, f"on_{type(message).__name__.lower()}")(message, frame)
 
     def on_hello(self, message, frame):
@@ -149,7 +152,7 @@ class Line:
         self.say(m.Entered(message.request, [m.SpaceInfo(proof.space_id, APP_ID, 0, 0)]))
 
     def refuse(self, message, code, retry=False, after=0.0):
-        self.say(m.Refused(message.request, code, code, retry, after))
+        self.say(m.Refused(getattr(message, "request", 0), code, code, retry, after))
 
     def may(self, message):
         if message.space_id not in self.entered:
@@ -262,6 +265,7 @@ class TestHub:
         self.limits = {name: getattr(Limits(), name) for name in Limits.__dataclass_fields__}
         self.appended = []  # headers of everything that ever got a seq, in order
         self.refuse_next = []  # codes for the next append requests as a whole
+        self.refuse_once = {}  # a code that says "later", by the message's class name
         self.full = False
         self.free_kinds = {Kind.DELETE, Kind.PURGE, Kind.WIPE}
         self.used_bytes = 0
@@ -362,6 +366,12 @@ class Peer:
             self.carry_out(self.engine.received(self.line.out.popleft(), self.world.now))
             return True
         return False
+
+    def overtake(self):
+        """The hub's answers to appends overtake what it still reads from the log."""
+        if self.line is not None:
+            is_answer = {frame: isinstance(decode_from_hub(frame), m.Appended) for frame in self.line.out}
+            self.line.out = deque(sorted(self.line.out, key=lambda frame: not is_answer[frame]))
 
     # --- the app's side ---
 

@@ -35,9 +35,7 @@ APP = "org.example.notes"
 COLLECTION = b"c" * 16
 PLENTY = (Span(100_000, 3_600.0),)
 # All of a test's devices come from one address; the limits themselves have tests of their own.
-WIDE = CodeLimits(
-    address=PLENTY, open_per_address_max=1000, near=PLENTY, wide=PLENTY, origin=PLENTY, hub=PLENTY, accounts=PLENTY
-)
+WIDE = CodeLimits(address=PLENTY, near=PLENTY, wide=PLENTY, origin=PLENTY, hub=PLENTY, accounts=PLENTY)
 
 M = TypeVar("M", bound=m.Message)
 

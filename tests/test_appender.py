@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from hub import appender as room
+from hub import inquiries
 from hub.appender import Appender
 from hub.bus import HeadMoved, Notice
 from hub.bus.local import LocalBus
 from hub.errors import Refusal, StoreUnavailable
+from hub.inquiries import Life
 from hub.metrics import Metrics
 from hub.store import Append, Appended, Draft
 from hub.store.memory import MemoryStore
@@ -211,3 +213,60 @@ async def test_many_sessions_appending_at_once_to_sqlite_leave_no_gap(tmp_path: 
     assert seqs == list(range(1, 301))
     count, total = bench.metrics.append_batch.get()
     assert total == 300 and count < 150  # several drafts shared a transaction
+
+
+async def test_the_name_of_the_log_is_not_read_with_every_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, reads = store_of(bench), 0
+    incarnation = store.incarnation
+
+    async def counted() -> bytes:
+        nonlocal reads
+        reads += 1
+        return await incarnation()
+
+    monkeypatch.setattr(store, "incarnation", counted)
+    monkeypatch.setattr(bench.appender, "life", Life(store))
+    store.open_gate.set()
+    for _ in range(20):
+        bench.submit(bench.person.draft())
+        await bench.appender.drain()
+    await turns()
+    assert len(bench.heard) == 20 and reads == 1
+
+
+async def test_a_log_that_got_a_new_name_is_announced_under_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(bench)
+    store.open_gate.set()
+    bench.submit(bench.person.draft())
+    await bench.appender.drain()
+    renewed = await store.renew_incarnation()
+    monkeypatch.setattr(inquiries, "LIFE_FRESH_S", 0.0)
+    bench.submit(bench.person.draft())
+    await bench.appender.drain()
+    await turns()
+    first, second = bench.heard
+    assert isinstance(first, HeadMoved) and isinstance(second, HeadMoved)
+    assert second.incarnation == renewed != first.incarnation
+
+
+async def test_a_store_that_goes_away_between_commit_and_notice_costs_the_notice_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(bench)
+    store.open_gate.set()
+
+    async def away() -> bytes:
+        raise StoreUnavailable("restarting")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "incarnation", away)
+        patch.setattr(bench.appender, "life", Life(store))
+        bench.submit(bench.person.draft())
+        await bench.appender.drain()
+    result = bench.results[0]
+    assert isinstance(result, Appended) and result.answers[0].seq == 1 and bench.heard == []
+    monkeypatch.setattr(bench.appender, "life", Life(store))
+    bench.submit(bench.person.draft())
+    await bench.appender.drain()
+    await turns()
+    assert len(bench.heard) == 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 import math
+from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.client.backoff import CEILING_S, FIRST_S, STABLE_AFTER_S, Backoff
+from hub.client.backoff import ASKED_MAX_S, CEILING_S, FIRST_S, STABLE_AFTER_S, Backoff
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
 DRAWS = st.floats(0.0, ALMOST_ONE)
@@ -97,3 +101,56 @@ def test_what_the_hub_asked_for_is_not_held_against_the_next_try():
 
 def test_a_negative_request_shortens_nothing():
     assert Backoff().lost(0.0, 0.5, -5.0) == 0.25
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(1e9, ASKED_MAX_S), (math.inf, ASKED_MAX_S), (math.nan, 0.0)])
+def test_nobody_is_sent_away_for_longer_than_an_hour(asked, waited):
+    assert Backoff().lost(0.0, 0.5, asked) == waited + 0.25
+
+
+# --- many devices ----------------------------------------------------------------------------
+
+
+def most_in(times, window_s):
+    """The most of these moments that lie within one window."""
+    times = sorted(times)
+    return max(bisect.bisect_left(times, time + window_s) - at for at, time in enumerate(times))
+
+
+def test_a_thousand_devices_that_are_cut_at_once_come_back_spread_over_the_first_half_second():
+    random = Random(1)
+    waits = [Backoff().lost(0.0, random.random()) for _ in range(1_000)]
+    assert max(waits) < FIRST_S
+    assert most_in(waits, 0.05) < 150  # a hundred, were it even
+    assert min(waits) < 0.01
+
+
+def test_a_thousand_devices_that_find_no_hub_for_a_minute_come_back_spread_over_half_a_minute():
+    random = Random(2)
+    tries = []
+    for _ in range(1_000):
+        backoff, at = Backoff(), 0.0
+        while at < 60.0:
+            at += backoff.lost(at, random.random())
+            tries.append(at)
+    back = [at for at in tries if at >= 60.0]
+    assert len(back) == 1_000
+    assert max(back) < 60.0 + CEILING_S
+    assert most_in(back, 1.0) < 120  # of a thousand
+    assert most_in([at for at in tries if at >= 10.0], 1.0) < 220  # what the hub must bear meanwhile
+
+
+def test_a_hub_that_takes_a_part_of_those_who_come_has_them_all_soon():
+    """Five hundred a second come in, the others are turned away: the last is in before the ceiling is reached twice."""
+    random = Random(3)
+    waiting = [(backoff.lost(0.0, random.random()), n, backoff) for n in range(1_000) for backoff in [Backoff()]]
+    heapq.heapify(waiting)
+    taken = Counter()
+    while waiting:
+        at, n, backoff = heapq.heappop(waiting)
+        if taken[int(at * 10)] < 50:
+            taken[int(at * 10)] += 1
+        else:
+            heapq.heappush(waiting, (at + backoff.lost(at, random.random()), n, backoff))
+    assert sum(taken.values()) == 1_000
+    assert max(taken) / 10 < 2 * CEILING_S

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hub.client import MANUAL, MISSING, HubClient, Refusal, WrongKeyCode
+from hub.client import MANUAL, MISSING, Closed, HubClient, Refusal, WrongKeyCode
 from hub.client.keycode import key_code
 from hub.client.strategies import counter_sum
+from hub.wire import messages as m
 from tests.hub_rig import APP, Place, hub_in
 
 ANNA = "anna@example.org"
@@ -287,6 +288,20 @@ async def test_ten_thousand_records_arrive_with_progress(place: Place, tmp_path:
             await b.synced(40)
             assert len(notes.keys()) == 10_000
         assert any(done and remaining for done, remaining in seen)
+
+
+async def test_whoever_taps_the_line_sees_what_is_sent_and_received(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+    seen: list[tuple[str, object]] = []
+    client = await HubClient.open(tmp_path / "a", app_id=APP, tap=lambda what, message: seen.append((what, message)))
+    await client.start()
+    await client.when_appended(client.collection("notes").put("k", "v"))
+    await client.stop()
+    types = [(what, type(message)) for what, message in seen]
+    assert types[:3] == [("sent", m.Hello), ("received", m.Challenge), ("sent", m.Auth)]
+    assert types.index(("sent", m.Append)) < types.index(("received", m.Appended))
+    assert types[-1] == ("closed", Closed)
 
 
 async def test_a_signal_reaches_the_other_device(place: Place, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
+import msgspec
 import pytest
 
-from hub.client.device import Wiped
+from hub.client.device import Hangup, Send, Wiped
 from hub.client.storage import MemoryStorage, SqliteStorage, State
-from hub.client.strategies import MISSING, Conflict, last_writer_wins, manual, per_field
+from hub.client.strategies import MISSING, THEIRS, Conflict, last_writer_wins, manual, per_field
 from hub.errors import REFUSALS
 from hub.terms import Kind
 from hub.wire import messages as m
-from hub.wire.codec import decode_from_device, decode_from_hub
+from hub.wire.codec import decode_from_device, decode_from_hub, encode
 from hub.wire.header import parse_header
 from tests.engine_hub import Line, World
 
@@ -59,6 +62,16 @@ def drafts_in(heard, peer):
 def on_its_way_to(peer, kind):
     messages = [decode_from_hub(frame) for frame in peer.line.out]
     return [message for message in messages if isinstance(message, kind)]
+
+
+def theirs(conflict):
+    """A strategy of an app that takes whatever the log has."""
+    return THEIRS
+
+
+def wipe_of(peer):
+    """The device begins to drop the remote copies; nothing of that has left it."""
+    peer.carry_out(peer.engine.start_wipe(peer.world.now))
 
 
 def push(peer):
@@ -162,6 +175,24 @@ def test_own_drafts_come_back_without_bytes_and_are_recognised():
     assert x.storage.record(x.collections["notes"].n, "a").change_id == change_id
     assert x.changed == []
     assert where(x) == ("synced", 0, 0)
+
+
+def test_an_edit_that_comes_back_without_the_one_before_it_stays_what_the_person_sees():
+    world, x = synced()
+    x.put("a", 1)
+    x.put("a", 2)
+    push(x)
+    x.cut()
+    world.hub.compact()  # of the two the log shows the second alone
+    x.changed.clear()
+    world.hub.refuse_next = ["unavailable"]
+    x.connect()
+    while x.step_out() or x.step_in():
+        assert x.get("a") == 2
+    world.pass_time(10)
+    assert where(x) == ("synced", 0, 0)
+    assert x.get("a") == 2
+    assert x.changed == []
 
 
 def test_own_drafts_whose_answer_was_lost_are_recognised_when_they_come_whole():
@@ -306,6 +337,277 @@ def test_a_refusal_that_says_later_is_tried_again_later(heard):
     assert where(x) == ("synced", 0, 0)
 
 
+@pytest.mark.parametrize("code", ["unavailable", "overloaded"])
+def test_requests_that_the_hub_cannot_serve_go_again_byte_for_byte_in_order_and_ever_later(code, monkeypatch):
+    world, x = synced()
+    sent = []
+    take = Line.take
+
+    def take_and_note(line, frame):
+        message = decode_from_device(frame)
+        if isinstance(message, m.Append):
+            sent.append((world.now.steady, message.drafts))
+        take(line, frame)
+
+    monkeypatch.setattr(Line, "take", take_and_note)
+    world.hub.refuse_next = [code] * 12
+    for n in range(5):
+        x.put(f"k{n}", n)
+    world.quiesce()
+    first = [draft for _, drafts in sent for draft in drafts]
+    assert [parse_header(draft).counter for draft in first] == [1, 2]  # two requests in flight, three edits wait
+    world.pass_time(200)
+    assert where(x) == ("synced", 0, 0)
+    assert [header.counter for header in world.hub.appended] == [1, 2, 3, 4, 5]
+    again = [drafts for at, drafts in sent[2:]]
+    assert all(drafts[:2] == first for drafts in again[:-1])
+    times = list(dict.fromkeys(at for at, _ in sent))
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(waits) >= 1.0  # as long as the hub asked for, and more each time
+    assert waits[0] < 2.0
+    assert max(waits) > 4.0
+
+
+@pytest.mark.parametrize("what", ["Auth", "Enter", "Collections", "Subscribe"])
+def test_a_handshake_that_the_hub_cannot_serve_is_begun_anew_after_a_while(what):
+    world, x = synced()
+    x.put("a", 1)
+    world.quiesce()
+    x.cut()
+    x.crash()
+    world.hub.refuse_once = {what: "unavailable"}
+    x.connect()
+    world.quiesce()
+    assert world.hub.refuse_once == {}
+    assert [(hangup.retry, hangup.after_s) for hangup in x.hangups] == [(True, 1.0)]
+    world.settle()
+    assert where(x) == ("synced", 0, 0)
+    assert x.status().error == ""
+
+
+# --- hanging up ---
+
+
+def hang_ups():
+    """Ways to decide that the line goes, each with the effects of the call that decides it."""
+
+    def refused(code):
+        def decide(world, peer):
+            peer.put("first", 1)
+            (frame,) = peer.to_hub
+            request = decode_from_device(frame).request
+            answer = m.Appended(request, peer.engine.device.space_id, [m.DraftAnswer(code=code)])
+            return lambda: peer.engine.received(encode(answer), world.now)
+
+        return decide
+
+    def silent(world, peer):
+        world._set(world.now.steady + 25.0)
+        peer.engine.timer_fired(world.now)
+        world._set(world.now.steady + 10.0)
+        return lambda: peer.engine.timer_fired(world.now)
+
+    return {
+        "device_cloned": refused("device_cloned"),
+        "stale_key_epoch": refused("stale_key_epoch"),
+        "turned off": lambda world, peer: peer.engine.turn_off,
+        "alarms forgotten": lambda world, peer: peer.engine.forget_alarms,
+        "nonsense": lambda world, peer: lambda: peer.engine.received(b"nonsense", world.now),
+        "silence": silent,
+    }
+
+
+@pytest.mark.parametrize("way", hang_ups())
+def test_after_the_decision_to_hang_up_nothing_is_sealed_or_sent(way):
+    world, x, y = synced(names="xy")
+    y.put("theirs", 1)
+    push(y)
+    world.hub.refuse_next = ["unavailable"]
+    decide = hang_ups()[way](world, x)
+    x.to_hub.clear()
+    x.engine._talk._hold_until = world.now.steady + 0.5
+    for n in range(3):
+        x.put(f"k{n}", n)  # they wait
+    assert not x.to_hub
+    x.engine._talk._hold_until = 0.0
+    effects = decide()
+    assert [type(effect) for effect in effects if isinstance(effect, Send | Hangup)][-1] is Hangup
+    after = [
+        *x.engine.edit(x.collections["notes"], lambda: x.collections["notes"].put("k9", 9, 0.0), world.now)[1],
+        *[effect for frame in x.line.out for effect in x.engine.received(frame, world.now)],
+        *x.engine.timer_fired(world.now),
+        *x.engine.farewell(world.now),
+        *x.engine.ask_heads(),
+        *x.engine.open_collection("more", last_writer_wins, world.now)[1],
+    ]
+    assert not [effect for effect in after if isinstance(effect, Send | Hangup)]
+    with pytest.raises(ConnectionError):
+        x.engine.request(m.ListDevices)
+    with pytest.raises(ConnectionError):
+        x.engine.send_signal(b"body", None)
+    assert x.engine.timer() is None
+    for key in ("k0", "k1", "k2", "k9"):
+        assert [row.state for row in rows(x, key)] == [State.WAITING]
+
+
+# --- a hub that goes away ---
+
+
+def test_a_hub_that_goes_away_is_asked_nothing_new_and_left_when_it_has_answered():
+    world, x = synced()
+    first = x.put("a", 1)
+    x.line.say(m.GoingAway(2.5))
+    x.line.say(m.Ping())
+    assert x.step_in() and x.step_in()
+    x.put("b", 2)
+    assert [row.state for row in rows(x, "b")] == [State.WAITING]
+    assert [type(decode_from_device(frame)) for frame in x.to_hub] == [m.Append, m.Pong]
+    assert (x.status().phase, x.status().error) == ("connecting", "")
+    assert x.hangups == []
+    world.quiesce()
+    (hangup,) = x.hangups
+    assert (hangup.retry, hangup.after_s, hangup.politely) == (True, 2.5, True)
+    assert [header.change_id for header in world.hub.appended] == [first]
+    assert (x.status().phase, x.status().error, x.status().unsynced) == ("connecting", "", 1)
+    world.settle()
+    assert where(x) == ("synced", 0, 0)
+    assert len(world.hub.appended) == 2
+
+
+def test_a_hub_that_goes_away_and_owes_no_answer_is_left_at_once():
+    _world, x = synced()
+    x.line.say(m.GoingAway(0.0))
+    x.step_in()
+    assert [hangup.politely for hangup in x.hangups] == [True]
+
+
+def test_a_hub_that_goes_away_in_the_middle_of_entering_is_not_asked_for_more():
+    world, x = synced()
+    x.cut()
+    x.connect()
+    while not x.engine.in_session:
+        assert x.step_out() or x.step_in()
+    x.line.out.appendleft(encode(m.GoingAway(1.0)))
+    x.step_in()
+    assert x.hangups == []
+    x.put("a", 1)
+    world.quiesce()
+    assert [hangup.after_s for hangup in x.hangups] == [1.0]
+    assert world.hub.appended == []
+    world.settle()
+    assert where(x) == ("synced", 0, 0)
+
+
+def test_what_the_app_asked_a_hub_that_goes_away_is_still_answered():
+    world, x = synced()
+    number, effects = x.engine.request(m.ListDevices)
+    x.carry_out(effects)
+    x.line.say(m.GoingAway(1.0))
+    x.step_in()
+    assert x.engine.in_session and x.hangups == []
+    with pytest.raises(ConnectionError):
+        x.engine.request(m.ListDevices)
+    x.line.say(m.DeviceList(number, []))
+    x.step_in()
+    assert [effect.number for effect in x.effects] == [number]
+    assert len(x.hangups) == 1
+    world.settle()
+
+
+def test_a_hub_that_goes_away_without_its_answers_is_left_after_ten_seconds():
+    world, x = synced()
+    sealed = [x.put("a", 1)] and under_way(x)
+    x.to_hub.clear()
+    x.line.say(m.GoingAway(1.0))
+    x.step_in()
+    world.pass_time(9.9)
+    assert x.hangups == []
+    world.pass_time(0.2)
+    assert len(x.hangups) == 1
+    world.settle()
+    assert list(log_of(x).kept.values()) == sealed
+
+
+def test_the_person_is_told_offline_once_no_other_hub_could_be_reached():
+    _world, x = synced()
+    x.line.say(m.GoingAway(1.0))
+    x.step_in()
+    assert x.status().phase == "connecting"
+    x.carry_out(x.engine.disconnected())
+    assert x.status().phase == "offline"
+    x.connect()
+    x.carry_out(x.engine.disconnected(restarting=True))
+    assert x.status().phase == "connecting"
+
+
+def test_a_message_of_a_later_hub_is_passed_over():
+    world, x = synced()
+    x.line.out.append(msgspec.msgpack.encode({"type": "something_later", "n": 1}))
+    x.put("a", 1)
+    world.quiesce()
+    assert where(x) == ("synced", 0, 0)
+    assert x.hangups == []
+
+
+# --- coming back ---
+
+
+def test_coming_back_costs_an_idle_device_one_round_trip_however_many_collections_it_has(heard):
+    world = World()
+    names = {f"c{n}": last_writer_wins for n in range(9)}
+    x = world.peer("x", **names)
+    for name in ["notes", *names]:
+        x.put("k", 1, name)
+    world.settle()
+    world.pass_time(60)  # whatever it has to state is stated
+    x.cut()
+    heard.clear()
+    x.connect()
+    answers = []
+    while x.step_out():
+        pass
+    assert [type(message) for _, message in heard] == [m.Hello]
+    x.step_in()
+    assert len(x.to_hub) == 4  # and these wait for nothing
+    while x.step_out() or x.line.out:
+        answers += [type(decode_from_hub(frame)) for frame in x.line.out]
+        while x.step_in():
+            pass
+    world.pass_time(20)
+    assert [type(message) for _, message in heard] == [m.Hello, m.Auth, m.Enter, m.Collections, m.Subscribe]
+    assert len(heard[-1][1].cursors) == 10
+    assert answers == [m.Ready, m.Entered, m.CollectionList, m.Subscribed]
+    assert where(x) == ("synced", 0, 0)
+
+
+def test_turning_sync_on_enters_the_space_on_a_line_that_came_up_without():
+    world, x = synced()
+    x.carry_out(x.engine.turn_off())
+    x.connect()
+    world.quiesce()
+    assert x.status().phase == "off"
+    x.carry_out(x.engine.turn_on(world.now))
+    x.put("a", 1)
+    world.quiesce()
+    assert where(x) == ("synced", 0, 0)
+
+
+def test_a_witness_that_was_lost_is_stated_again_on_the_next_line():
+    for lost in ("cut", "refused"):
+        world, x, y = synced(names="xy")
+        y.put("a", 1)
+        world.quiesce()
+        if lost == "refused":
+            world.hub.refuse_once = {"Witness": "unavailable"}
+            world.pass_time(20)
+        else:
+            x.carry_out(x.engine.farewell(world.now))
+            x.cut()
+            world.settle()
+            world.pass_time(6)
+        assert {x.device_id, y.device_id} <= log_of(x).witnesses.keys()
+
+
 # --- reading ---
 
 
@@ -398,6 +700,260 @@ def test_a_wipe_by_another_device_keeps_local_data_and_turns_sync_off():
     world.quiesce()
     assert where(x) == ("synced", 0, 0)
     assert len(log_of(x).live) == 1
+
+
+def wiped_by(peer):
+    """The device drops the remote copies; every frame of that has arrived, at it and at the hub."""
+    wipe_of(peer)
+    while peer.step_out() or peer.step_in():
+        pass
+    assert peer.engine.wiping_done
+    peer.carry_out(peer.engine.turn_off())
+
+
+def several_edits(peer):
+    notes, wall = peer.collections["notes"], peer.world.now.wall
+
+    def work():
+        notes.put("old", {"n": 2}, wall)
+        notes.put("new", {"n": 4}, wall)
+        notes.delete("gone", wall)
+        notes.append_delta("doc", "added", wall)
+
+    peer.edit("notes", work)
+
+
+@pytest.mark.parametrize("first", ["answer", "wipe"])
+def test_a_draft_whose_answer_was_lost_before_a_wipe_stays_on_its_device_and_the_person_is_asked(first):
+    for strategy in (last_writer_wins, per_field, manual, theirs):
+        for end in ("cut", "crash"):
+            world, x, y = synced(strategy, "xy")
+            x.put("old", {"n": 1})
+            x.put("gone", {"n": 1})
+            x.delta("doc", "seen")
+            world.quiesce()
+            x.put("new", {"n": 3})
+            several_edits(x)  # one on top of the first, which is sealed already
+            push(x)
+            getattr(x, end)()
+            wiped_by(y)
+            x.connect()
+            local = {"old": {"n": 2}, "new": {"n": 4}, "doc": MISSING}
+            while x.step_out() or x.step_in():
+                if first == "answer":
+                    x.overtake()
+                assert x.items() == local
+                assert set(x.collections["notes"].deltas("doc")) == {"seen", "added"}
+            assert x.effects == [Wiped()]
+            assert x.status().phase == "off"
+            assert x.status().unsynced > 0
+            assert [parse_header(sealed).kind for sealed in log_of(x).kept.values()] == [Kind.WIPE]
+            x.carry_out(x.engine.turn_on(world.now))
+            z = world.peer("z", strategy)
+            for peer in (x, z):
+                peer.connect()
+            world.quiesce()
+            assert where(x) == ("synced", 0, 0)
+            assert x.items() == z.items() == local
+            assert set(z.collections["notes"].deltas("doc")) == {"seen", "added"}
+
+
+def test_a_draft_that_was_wiped_is_appended_anew_when_the_wipe_was_read_before_its_answer():
+    for strategy in (last_writer_wins, per_field, manual, theirs):
+        world, x, y = synced(strategy, "xy")
+        x.put("a", {"n": 1})
+        x.delta("doc", "added")
+        push(x)
+        x.cut()
+        while y.step_in():
+            pass
+        wiped_by(y)
+        world.hub.refuse_next = ["unavailable"]  # so that the drafts have no answer when the wipe is read
+        x.connect()
+        while x.step_out() or x.step_in():
+            pass
+        assert x.status().phase == "off"
+        assert x.get("a") == {"n": 1}
+        x.carry_out(x.engine.turn_on(world.now))
+        x.connect()
+        world.quiesce()
+        assert where(x) == ("synced", 0, 0)
+        assert x.get("a") == {"n": 1}
+        assert x.collections["notes"].deltas("doc") == ["added"]
+        assert len(log_of(x).live) == 2
+
+
+@pytest.mark.parametrize("strategy", [last_writer_wins, per_field, manual, theirs])
+@pytest.mark.parametrize("first", ["answer", "wipe"])
+def test_an_edit_that_was_wiped_does_not_come_after_the_next_of_its_record(first, strategy):
+    world, x, y = synced(strategy, "xy")
+    x.put("a", {"n": 1})
+    push(x)
+    x.cut()
+    while y.step_in():
+        pass
+    wiped_by(y)
+    x.put("a", {"n": 2})
+    x.connect()
+    while x.step_out() or x.step_in():
+        if first == "answer":
+            x.overtake()
+        assert x.get("a") == {"n": 2}
+    assert x.status().phase == "off"
+    go_on(x)
+    z = world.peer("z", strategy)
+    z.connect()
+    world.quiesce()
+    assert where(x) == ("synced", 0, 0)
+    assert x.get("a") == z.get("a") == {"n": 2}
+
+
+def test_an_edit_whose_base_is_wiped_waits_until_the_wipe_is_read():
+    """Refused because the log has not got its base: asked again before that is read, it would be refused again."""
+    asked = []
+
+    def strategy(conflict):
+        asked.append(conflict)
+        return theirs(conflict)
+
+    world, x, y = synced(strategy, "xy")
+    x.put("a", {"n": 1})
+    push(x)
+    x.overtake()
+    x.step_in()  # acknowledged, and not read yet
+    assert [row.state for row in rows(x, "a")] == [State.ACKED]
+    while y.step_in():
+        pass
+    wipe_of(y)
+    push(y)
+    x.put("a", {"n": 2})
+    push(x)
+    x.overtake()
+    x.step_in()
+    assert not x.to_hub
+    assert asked == []
+    world.quiesce()
+    assert x.get("a") == {"n": 2}
+    x.carry_out(x.engine.turn_on(world.now))
+    x.connect()
+    world.quiesce()
+    assert where(x) == ("synced", 0, 0)
+    assert x.get("a") == {"n": 2}
+
+
+def go_on(peer):
+    """The person switches sync on again; the device and the hub say all they have to say."""
+    peer.carry_out(peer.engine.turn_on(peer.world.now))
+    for _ in range(3):  # a line that ends in between is followed by another
+        peer.connect()
+        while peer.step_out() or peer.step_in():
+            pass
+    assert peer.status().phase == "synced"
+
+
+def with_a_used_counter(lost):
+    """Two devices; of one the log has change 1 and lacks the ``lost`` behind it, and it holds none of those any more.
+
+    They were deltas that both devices appended again after a wipe, and it met the other's.
+    """
+    world, x, y = synced(per_field, "xy")
+    world.hub.limits["drafts_per_append_max"] = 1
+    for n in range(1 + lost):
+        y.delta("doc", n)
+        world.quiesce()
+    wiped_by(y)
+    world.quiesce()
+    x.carry_out(x.engine.turn_on(world.now))
+    x.connect()
+    while not under_way(x):
+        assert x.step_out() or x.step_in()
+    while not any(header.device_id == x.device_id for header in world.hub.appended):
+        x.step_out()
+    x.cut()
+    go_on(y)
+    wiped_by(y)
+    go_on(y)
+    for _ in range(2):
+        world.hub.refuse_next = ["unavailable"] * (1 + lost)
+        x.carry_out(x.engine.turn_on(world.now))
+        x.connect()
+        world.quiesce()
+    world.hub.refuse_next = []
+    assert rows(x, "doc") == []
+    assert [header.counter for header in world.hub.appended if header.device_id == x.device_id] == [1]
+    assert x.collections["notes"].row.counter == 1 + lost
+    return world, x, y
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_counters_that_are_used_are_not_used_again_when_their_rows_are_gone(lost):
+    world, x, y = with_a_used_counter(lost)
+    y.put("a", {"n": 1})
+    push(y)
+    x.put("a", {"m": 1})
+    world.pass_time(30)
+    assert where(x) == ("synced", 0, 0)
+    assert x.get("a") == y.get("a") == {"n": 1, "m": 1}
+    assert [header.counter for header in world.hub.appended if header.device_id == x.device_id] == [1, 2]
+
+
+def test_an_edit_of_a_record_that_was_wiped_meanwhile_is_no_edit_of_a_deleted_one():
+    asked = []
+
+    def strategy(conflict):
+        asked.append(conflict)
+        return theirs(conflict)
+
+    for read_first in (False, True):
+        world, x, y = synced(strategy, "xy")
+        x.put("a", {"n": 1})
+        world.quiesce()
+        wipe_of(y)
+        if read_first:
+            x.put("a", {"n": 2})
+            x.to_hub.clear()  # sealed, and lost on the way
+            push(y)
+        else:
+            push(y)
+            x.put("a", {"n": 2})  # the wipe is in the log, and not read here
+        for _ in range(3):
+            world.quiesce()
+            assert x.get("a") == {"n": 2}
+        x.carry_out(x.engine.turn_on(world.now))
+        x.connect()
+        world.quiesce()
+        assert where(x) == ("synced", 0, 0)
+        assert x.get("a") == {"n": 2}
+        assert len(log_of(x).live) == 1
+    assert asked == []
+
+
+@pytest.mark.parametrize("strategy", [last_writer_wins, per_field, theirs])
+def test_a_wipe_that_is_read_after_the_person_went_on_is_settled_with_what_came_after_it(strategy):
+    world = World()
+    x, y = (world.peer(name, strategy, other=strategy) for name in "xy")
+    world.settle()
+    for collection in ("notes", "other"):
+        x.put("k", {"n": 1}, collection=collection)
+    world.quiesce()
+    x.cut()
+    wiped_by(y)
+    y.carry_out(y.engine.turn_on(world.now))
+    y.connect()
+    for collection in ("notes", "other"):
+        y.put("k", {"n": 2}, collection=collection)
+    while y.step_out() or y.step_in():
+        pass
+    x.connect()
+    while x.line and (x.step_out() or x.step_in()):
+        pass
+    assert x.status().phase == "off"  # asked at the first of the two wipes; the other is not read
+    go_on(x)
+    world.quiesce()
+    world.pass_time(30)
+    assert where(x) == where(y) == ("synced", 0, 0)
+    assert x.items("notes") == y.items("notes")
+    assert x.items("other") == y.items("other")
 
 
 def test_edits_made_while_sync_is_off_go_out_when_it_is_turned_on():

@@ -43,11 +43,11 @@ STRATEGIES = [
 ]  # fmt: skip
 
 
-def make_world(seed, strategy, storage):
+def make_world(seed, strategy, storage, **more):
     world = World(seed)
     world.hub.page = world.random.choice([1, 2, 7])
     for name in "xyz":
-        world.peer(name, strategy, storage(name))
+        world.peer(name, strategy, storage(name), **more)
     return world
 
 
@@ -194,6 +194,68 @@ def test_edits_around_a_restore_end_equal(seed):
     play(world, value, 40)
     finish(world)
     check_equal(world)
+
+
+def play_with_wipes(world, value, steps, watch):
+    """Random puts, deltas and wipes; whoever is asked about a wipe goes on at some time.  The ids of the deltas."""
+    random = world.random
+    deltas = []
+    for _ in range(steps):
+        peer = random.choice(world.peers)
+        match random.randrange(14):
+            case 0 | 1 | 2:
+                peer.put(random.choice(KEYS_USED), value(world), random.choice(["notes", "other"]))
+            case 3:
+                deltas.append(peer.delta("doc", random.randrange(10**9)))
+            case 4 if random.random() < 0.3:
+                peer.carry_out(peer.engine.start_wipe(world.now))
+            case 5:
+                peer.carry_out(peer.engine.turn_on(world.now))
+                peer.connect()
+            case 6:
+                random.choice([peer.cut, peer.crash, peer.connect])()
+            case 7 if random.random() < 0.5:
+                world.pass_time(random.choice([1, 3, 20, 70]))
+            case 8 if random.random() < 0.3:
+                world.hub.refuse_next = ["unavailable"]
+            case 9:
+                peer.overtake()
+            case _:
+                for _ in range(random.randrange(1, 6)):
+                    peer.step_out() if random.random() < 0.5 else peer.step_in()
+        if peer.engine.device.mode == "wiping" and peer.engine.wiping_done:
+            peer.carry_out(peer.engine.turn_off())
+        for each in world.peers:
+            watch(each)
+    return deltas
+
+
+@pytest.mark.parametrize("seed", range(5000, 5060))
+def test_a_wipe_takes_nothing_away_from_a_device_whatever_was_under_way(seed):
+    strategy, value = STRATEGIES[seed % len(STRATEGIES)]
+    world = make_world(seed, strategy, lambda name: MemoryStorage(), other=strategy)
+    held = {peer.name: set() for peer in world.peers}
+
+    def watch(peer):
+        have = {*peer.items(), *peer.collections["notes"].deltas("doc"), *[(key,) for key in peer.items("other")]}
+        assert held[peer.name] <= have
+        held[peer.name] = have
+
+    deltas = play_with_wipes(world, value, 150, watch)
+    for _ in range(3):
+        for peer in world.peers:
+            if peer.engine.device.mode != "on":
+                peer.carry_out(peer.engine.turn_on(world.now))
+        finish(world)
+        for peer in world.peers:
+            watch(peer)
+    check_equal(world)
+    assert held["x"] == held["y"] == held["z"]
+    others = [peer.items("other") for peer in world.peers]
+    assert others[0] == others[1] == others[2]
+    holdings = [Counter(peer.collections["notes"].deltas("doc")) for peer in world.peers]
+    assert holdings[0] == holdings[1] == holdings[2]
+    assert sum(holdings[0].values()) == len(deltas)
 
 
 def test_the_worlds_do_compact_cut_and_conflict():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
-from hub.bus import DevicesRevoked, Notice, Receiver
+from hub import fanout as room_of_fanout
+from hub.bus import DevicesRevoked, Notice, NoticesLost, Receiver
 from hub.bus.local import LocalBus
 from hub.errors import Refusal
 from hub.fanout import Fanout
@@ -22,6 +24,12 @@ class Session:
 
     def notice(self, notice: Notice) -> None:
         self.heard.append(notice)
+
+    async def compare(self) -> None:
+        raise AssertionError("nothing was lost")
+
+    async def compare_witnesses(self) -> None:
+        raise AssertionError("nothing was lost")
 
 
 class CountingBus(LocalBus):
@@ -137,3 +145,174 @@ async def test_sessions_are_found_by_their_devices() -> None:
     await room.join(BEN, laptop)
     assert room.device_ids() == {b"p" * 16, b"l" * 16}
     assert room.members_of_devices({b"l" * 16, b"z" * 16}) == [laptop]
+
+
+async def test_a_joining_that_fails_leaves_nobody_unfollowed() -> None:
+    class Failing(CountingBus):
+        fails = True
+
+        async def subscribe(self, account_id: bytes, receiver: Receiver) -> None:
+            await super().subscribe(account_id, receiver)
+            if self.fails:
+                await asyncio.Event().wait()
+
+    bus = Failing()
+    room = fanout(bus)
+    given_up = asyncio.create_task(room.join(ANNA, Session()))
+    while not bus.followed:
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(room.join(ANNA, session := Session()))
+    await asyncio.sleep(0)
+    bus.fails = False
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    await waiting
+    bus.publish(ANNA, NOTICE)
+    await asyncio.sleep(0)
+    assert session.heard == [NOTICE]
+
+
+# --- after lost notices ---
+
+
+class Comparing(Session):
+    """Compares when it is let, and writes down what happens."""
+
+    under_way = 0
+    most_under_way = 0
+    log: ClassVar[list[str]] = []
+    may_go_on: ClassVar[asyncio.Event] = asyncio.Event()
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.compared = 0
+        self._fails = fails
+
+    async def compare(self) -> None:
+        await self._turn("heads")
+        self.compared += 1
+
+    async def compare_witnesses(self) -> None:
+        await self._turn("witnesses")
+
+    async def _turn(self, what: str) -> None:
+        kind = type(self)
+        kind.under_way += 1
+        kind.most_under_way = max(kind.most_under_way, kind.under_way)
+        await kind.may_go_on.wait()
+        await asyncio.sleep(0)
+        kind.under_way -= 1
+        kind.log.append(what)
+        if self._fails:
+            raise ValueError("in the middle of it")
+
+
+@pytest.fixture
+def comparing() -> type[Comparing]:
+    """A class of its own for each test, since it counts."""
+    return type("ComparingHere", (Comparing,), {"log": [], "may_go_on": asyncio.Event()})
+
+
+async def all_quiet(room: Fanout) -> None:
+    while room._comparing:
+        await asyncio.sleep(0)
+
+
+async def test_after_lost_notices_only_a_few_sessions_ask_at_once_and_all_do(comparing: type[Comparing]) -> None:
+    bus = LocalBus()
+    room = fanout(bus)
+    accounts = [number.to_bytes(16, "big") for number in range(1_000)]
+    members = [comparing() for _ in accounts]
+    for account_id, member in zip(accounts, members, strict=True):
+        await room.join(account_id, member)
+        bus.publish(account_id, NoticesLost())
+    await asyncio.sleep(0)
+    comparing.may_go_on.set()
+    await all_quiet(room)
+    assert comparing.most_under_way == room_of_fanout.COMPARING_AT_ONCE_MAX
+    assert [member.compared for member in members] == [1] * 1_000
+    assert all(not member.heard for member in members)
+    # Witnesses come last; by then the other turns are over, but for the few that were under way.
+    last = comparing.log[1_000 - room_of_fanout.COMPARING_AT_ONCE_MAX :]
+    assert comparing.log.count("witnesses") == 1_000 == last.count("witnesses")
+
+
+async def test_witnesses_are_asked_for_by_one_session_at_a_time(comparing: type[Comparing]) -> None:
+    bus = LocalBus()
+    room = fanout(bus, most=100)
+    members = [comparing() for _ in range(50)]
+    for member in members:
+        await room.join(ANNA, member)
+    comparing.may_go_on.set()
+    bus.publish(ANNA, NoticesLost())
+    while comparing.log.count("heads") < 50 or comparing.under_way > 1:
+        await asyncio.sleep(0)
+    comparing.most_under_way = 0
+    await all_quiet(room)
+    assert comparing.most_under_way <= 1 and comparing.log.count("witnesses") == 50
+
+
+async def test_those_who_missed_notices_do_not_wait_for_the_witnesses_of_others(comparing: type[Comparing]) -> None:
+    slow_witness = asyncio.Event()
+
+    class Slow(comparing):  # type: ignore[misc,valid-type]
+        async def compare_witnesses(self) -> None:
+            await slow_witness.wait()
+
+    bus = LocalBus()
+    room = fanout(bus, most=100)
+    comparing.may_go_on.set()
+    for _ in range(room_of_fanout.COMPARING_AT_ONCE_MAX + 1):
+        await room.join(ANNA, Slow())
+    bus.publish(ANNA, NoticesLost())
+    while len(room._comparing) != 1:
+        await asyncio.sleep(0)
+    late = comparing()
+    await room.join(BEN, late)
+    bus.publish(BEN, NoticesLost())
+    async with asyncio.timeout(1):
+        while not late.compared:
+            await asyncio.sleep(0)
+    slow_witness.set()
+    await all_quiet(room)
+
+
+async def test_notices_lost_while_a_session_compares_make_it_compare_again(comparing: type[Comparing]) -> None:
+    bus = LocalBus()
+    room = fanout(bus)
+    member = comparing()
+    await room.join(ANNA, member)
+    bus.publish(ANNA, NoticesLost())
+    while not comparing.under_way:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        bus.publish(ANNA, NoticesLost())
+    await asyncio.sleep(0)
+    comparing.may_go_on.set()
+    await all_quiet(room)
+    assert member.compared == 2
+
+
+async def test_a_session_that_fails_while_comparing_costs_the_others_nothing(comparing: type[Comparing]) -> None:
+    bus = LocalBus()
+    room = fanout(bus, most=100)
+    comparing.may_go_on.set()
+    members = [comparing(fails=number % 2 == 0) for number in range(40)]
+    for member in members:
+        await room.join(ANNA, member)
+    bus.publish(ANNA, NoticesLost())
+    await asyncio.sleep(0)
+    await all_quiet(room)
+    assert sum(member.compared for member in members) == 20 and comparing.log.count("witnesses") == 40
+
+
+async def test_after_close_nobody_compares(comparing: type[Comparing]) -> None:
+    bus = LocalBus()
+    room = fanout(bus)
+    await room.join(ANNA, comparing())
+    bus.publish(ANNA, NoticesLost())
+    await asyncio.sleep(0)
+    await room.close()
+    comparing.may_go_on.set()
+    await asyncio.sleep(0)
+    assert comparing.log == [] and not room._comparing

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from nacl.signing import SigningKey
 
 from hub import signing
 from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, SessionOpened, Signalled, Witnessed
-from hub.effects import AppendDrafts, ReadPage, ReadStates
+from hub.effects import AppendDrafts, EnrolDevice, Known, ReadPage, ReadStates, ReadWitnesses
 from hub.errors import CLOSINGS, Refusal, StoreUnavailable
-from hub.session import ASKS_IN_FLIGHT_MAX
+from hub.session import ASKS_IN_FLIGHT_MAX, LEAVE_WITHIN_S, READ_AGAIN_AFTER_S_MAX
 from hub.store import Append, Draft
 from hub.terms import ZERO_ID, CollectionKey, Kind, Limits
 from hub.wire import messages as m
@@ -451,6 +453,160 @@ async def test_a_session_follows_its_most_collections_and_no_more() -> None:
     assert refused(await rig.say(m.Subscribe(2, rig.person.space_id, cursors[3:]))) == "too_many"
 
 
+# --- a store that does not answer, and notices that were lost ---
+
+
+async def witness_of_another(someone: Person, counter: int = 1) -> bytes:
+    """Another device of the account gave a witness, and nobody was told."""
+    other = b"o" * 16
+    template = (await someone.store.devices(someone.account_id))[0]
+    if counter == 1:
+        await someone.store.add_device(
+            replace(template, device_id=other, device_pk=secrets.token_bytes(32)), per_account_max=60, per_app_max=20
+        )
+    key = CollectionKey(someone.account_id, someone.space_id, COLLECTION)
+    sealed = someone.draft(kind=Kind.WITNESS, record_id=ZERO_ID, device_id=other, counter=counter)
+    assert await someone.store.put_witness(key, other, counter, sealed)
+    return sealed
+
+
+async def compare(rig: Rig) -> list[m.Message]:
+    """Tell the session that notices were lost, and let it find out; what it sent."""
+    before = len(rig.sent)
+    rig.take(rig.session.compare(rig.now))
+    await rig.answer()
+    while ask := rig.session.ask_witness():
+        rig.take([ask])
+        await rig.answer()
+    return rig.sent[before:]
+
+
+async def test_after_lost_notices_a_session_reads_what_it_missed_and_says_nothing_else() -> None:
+    someone = await person()
+    rig = await Rig(someone).enter()
+    await rig.follow()
+    assert await compare(rig) == []
+    await commit(someone, someone.draft())
+    (changes,) = await compare(rig)
+    assert isinstance(changes, m.Changes) and (changes.after, changes.upto) == (0, 1)
+    assert await compare(rig) == []
+
+
+async def test_after_lost_notices_a_session_is_sent_the_witnesses_it_missed_and_no_other() -> None:
+    someone = await person()
+    rig = await Rig(someone).enter()
+    await commit(someone, someone.draft())
+    first = await witness_of_another(someone)
+    assert [message.witnesses for message in await rig.follow() if isinstance(message, m.Witnesses)] == [[first]]
+    assert await compare(rig) == []
+    second = await witness_of_another(someone, 2)
+    (witnesses,) = await compare(rig)
+    assert isinstance(witnesses, m.Witnesses) and witnesses.witnesses == [second]
+
+
+async def test_who_subscribes_again_is_sent_the_witnesses_again() -> None:
+    someone = await person()
+    rig = await Rig(someone).enter()
+    await commit(someone, someone.draft())
+    sealed = await witness_of_another(someone)
+    for _ in range(2):
+        assert [message.witnesses for message in await rig.follow() if isinstance(message, m.Witnesses)] == [[sealed]]
+
+
+async def test_after_lost_notices_a_slow_session_asks_for_witnesses_when_it_has_room() -> None:
+    someone = await person()
+    rig = await Rig(someone, Limits(queued_bytes_max=2_000)).enter()
+    await commit(someone, someone.draft())
+    await rig.follow()
+    while not rig.session._is_paused():
+        rig.take(rig.session.received(b"\x82\xa4type\xa1x\xa7request\x01", rig.now))
+    sealed = await witness_of_another(someone)
+    assert await compare(rig) == []
+    before = len(rig.sent)
+    rig.take(rig.session.sent(rig.session.queued_bytes, rig.now))
+    await rig.answer()
+    assert [message.witnesses for message in rig.sent[before:] if isinstance(message, m.Witnesses)] == [[sealed]]
+
+
+async def test_comparing_asks_for_witnesses_one_collection_at_a_time() -> None:
+    rig = await Rig(await person()).enter()
+    cursors = [m.CursorPart(number.to_bytes(16, "big"), bytes(16), 0) for number in range(200)]
+    await rig.say(m.Subscribe(2, rig.person.space_id, cursors))
+    rig.take(rig.session.compare(rig.now))
+    assert len(rig.asked) == 1 and rig.session.has_room()
+    await rig.answer()
+    asked = 0
+    while ask := rig.session.ask_witness():
+        rig.take([ask])
+        asked += len(rig.asked)
+        await rig.answer()
+    assert asked == 200
+
+
+async def test_a_session_that_is_not_ready_compares_nothing() -> None:
+    rig = Rig(await person())
+    await rig.greet()
+    assert rig.session.compare(rig.now) == [] and rig.session.ask_witness() is None
+
+
+@pytest.mark.parametrize("question", [ReadPage, ReadStates, ReadWitnesses])
+async def test_what_the_store_left_unanswered_is_asked_again_until_it_answers(question: type) -> None:
+    someone = await person()
+    rig = await Rig(someone).enter()
+    await rig.follow()
+    await commit(someone, someone.draft())
+    sealed = await witness_of_another(someone)
+    rig.fail_with[question] = StoreUnavailable("restarting")
+    await compare(rig)
+    asked_at: list[float] = []
+    while rig.now < 1_000 + 20:  # less than a heartbeat: no ping helps
+        rig.wait(0.1)
+        if rig.asked:
+            asked_at.append(rig.now)
+        await rig.answer()
+    pauses = [later - earlier for earlier, later in itertools.pairwise([1_000.0, *asked_at])]
+    assert pauses[0] <= 1.2 and max(pauses) <= READ_AGAIN_AFTER_S_MAX + 0.2 and len(pauses) <= 20
+    rig.fail_with.clear()
+    before = len(rig.sent)
+    rig.wait(READ_AGAIN_AFTER_S_MAX + 0.1)
+    await rig.answer()
+    if question is ReadWitnesses:
+        assert [message.witnesses for message in rig.sent[before:] if isinstance(message, m.Witnesses)] == [[sealed]]
+    else:
+        assert [message.upto for message in rig.sent[before:] if isinstance(message, m.Changes)] == [1]
+    rig.wait(1.5)
+    assert rig.asked == []  # and then no more
+
+
+async def test_sessions_do_not_ask_again_at_the_same_moment() -> None:
+    someone = await person()
+    await commit(someone, someone.draft())
+    moments = set()
+    for _ in range(20):
+        rig = await Rig(someone).enter()
+        rig.fail_with[ReadPage] = StoreUnavailable("restarting")
+        await rig.follow()
+        due = rig.session.timer()
+        assert due is not None and rig.now + 0.5 <= due <= rig.now + 1
+        moments.add(round(due, 3))
+    assert len(moments) > 10
+
+
+async def test_a_request_that_fails_again_and_again_does_not_put_off_the_reading() -> None:
+    from hub.effects import Serve
+
+    someone = await person()
+    await commit(someone, someone.draft())
+    rig = await Rig(someone).enter()
+    rig.fail_with = {ReadPage: StoreUnavailable("restarting"), Serve: StoreUnavailable("restarting")}
+    await rig.follow()
+    del rig.fail_with[ReadPage]
+    for _ in range(12):
+        rig.wait(0.1)
+        await rig.say(m.ListDevices(3))
+    assert any(isinstance(message, m.Changes) for message in rig.sent)
+
+
 # --- the slow device ---
 
 
@@ -683,12 +839,50 @@ async def test_a_revoked_device_is_closed_and_told_to_stop() -> None:
     assert rig.closed and rig.closed.code == code("revoked") >= 4500
 
 
-async def test_the_newest_session_of_a_device_wins() -> None:
+@pytest.mark.parametrize(("order", "other", "closes"), [(5, 6, True), (5, 5, False), (5, 4, False), (5, 0, False)])
+@pytest.mark.parametrize("heard_before_ordered", [True, False])
+async def test_of_two_sessions_of_a_device_the_one_of_the_higher_order_stays(
+    order: int, other: int, closes: bool, heard_before_ordered: bool
+) -> None:
     rig = await Rig(await person()).ready()
-    rig.take(rig.session.noticed(SessionOpened(rig.person.device_id, rig.session.session_id), rig.now))
+    notice = SessionOpened(rig.person.device_id, b"n" * 16, other)
+    if heard_before_ordered:
+        rig.take(rig.session.noticed(notice, rig.now))
+        assert rig.closed is None  # it does not know yet which is older
+        rig.take(rig.session.ordered(order, rig.now))
+    else:
+        rig.take(rig.session.ordered(order, rig.now))
+        rig.take(rig.session.noticed(notice, rig.now))
+    assert (rig.closed.name if rig.closed else None) == ("replaced" if closes else None)
+
+
+async def test_a_session_is_not_replaced_by_itself_nor_by_another_device() -> None:
+    rig = await Rig(await person()).ready()
+    rig.take(rig.session.ordered(3, rig.now))
+    rig.take(rig.session.noticed(SessionOpened(rig.person.device_id, rig.session.session_id, 9), rig.now))
+    rig.take(rig.session.noticed(SessionOpened(b"o" * 16, b"n" * 16, 9), rig.now))
     assert rig.closed is None
-    rig.take(rig.session.noticed(SessionOpened(rig.person.device_id, b"n" * 16), rig.now))
-    assert rig.closed and rig.closed.name == "replaced"
+
+
+@pytest.mark.parametrize("steps", sorted(set(itertools.permutations("aabbxy"))), ids="".join)
+async def test_whatever_overtakes_what_of_two_sessions_the_newer_stays_alone(steps: tuple[str, ...]) -> None:
+    """a, b: a session learns its order (a gets 1), then announces it; x, y: a hears b, b hears a."""
+    someone = await person()
+    sessions = {"a": await Rig(someone).ready(), "b": await Rig(someone).ready()}
+    orders, on_the_way = {"a": 1, "b": 2}, {"a": [], "b": []}
+    hears = {"x": ("a", "b"), "y": ("b", "a")}
+    for step in [*steps, "x", "y"]:  # what is on the way at last arrives
+        if step in hears:
+            rig, from_other = sessions[hears[step][0]], on_the_way[hears[step][1]]
+            for notice in from_other:
+                rig.take(rig.session.noticed(notice, rig.now))
+            from_other.clear()
+        elif not sessions[step].session.order:
+            sessions[step].take(sessions[step].session.ordered(orders[step], sessions[step].now))
+        elif sessions[step].closed is None:
+            session = sessions[step].session
+            on_the_way[step].append(SessionOpened(someone.device_id, session.session_id, session.order))
+    assert [name for name, rig in sessions.items() if rig.closed is None] == ["b"]
 
 
 async def test_a_deleted_space_is_forgotten_by_its_sessions() -> None:
@@ -710,6 +904,137 @@ async def test_an_approved_device_is_off_probation_at_once() -> None:
     assert rig.session.facts and rig.session.facts.device.probation_until
     rig.take(rig.session.noticed(AccountChanged("device_approved", device_id=rig.person.device_id), rig.now))
     assert rig.session.facts.device.probation_until is None
+
+
+# --- going away ---
+
+
+def go_away(rig: Rig, **options: Any) -> list[m.Message]:
+    """The hub sends the session away; what it tells the device."""
+    before = len(rig.sent)
+    rig.take(rig.session.go_away(2.5, rig.now, **options))
+    return rig.sent[before:]
+
+
+async def test_a_device_is_told_when_to_come_back_and_closed_when_it_knows() -> None:
+    rig = await Rig(await person()).enter()
+    told = go_away(rig)
+    assert told == [m.GoingAway(2.5), m.Ping()]
+    assert rig.closed is None
+    assert await rig.say(m.Pong()) == []
+    assert rig.closed and rig.closed.code == 4000
+
+
+async def test_an_append_that_crossed_the_message_is_kept_and_answered() -> None:
+    rig = await Rig(await person()).enter()
+    go_away(rig)
+    rig.take(rig.session.received(encode(m.Append(3, rig.person.space_id, [rig.person.draft()])), rig.now))
+    rig.take(rig.session.received(encode(m.Pong()), rig.now))
+    assert rig.closed is None
+    await rig.answer()
+    assert isinstance(rig.sent[-1], m.Appended) and rig.sent[-1].answers[0].seq == 1
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+async def test_what_a_device_begins_after_it_was_told_is_refused_and_undone() -> None:
+    rig = await Rig(await person()).enter()
+    rig.take(rig.session.received(encode(m.Append(3, rig.person.space_id, [rig.person.draft()])), rig.now))
+    go_away(rig)
+    rig.take(rig.session.received(encode(m.Pong()), rig.now))
+    rig.take(rig.session.received(encode(m.Append(4, rig.person.space_id, [rig.person.draft()])), rig.now))
+    refusal = rig.sent[-1]
+    assert isinstance(refusal, m.Refused) and (refusal.request, refusal.code) == (4, "unavailable")
+    assert refusal.retry and refusal.retry_after_s == 2.5
+    await rig.answer()
+    assert isinstance(rig.sent[-1], m.Appended) and rig.closed
+    states = await rig.person.store.states(
+        rig.person.account_id, rig.person.space_id, rig.person.device_id, [COLLECTION]
+    )
+    assert states[0].head == 1
+
+
+async def test_the_pong_to_an_earlier_ping_is_no_sign_that_the_device_knows() -> None:
+    rig = await Rig(await person()).enter()
+    rig.wait(rig.limits.heartbeat_s + 0.1)
+    assert isinstance(rig.sent[-1], m.Ping)
+    go_away(rig)
+    await rig.say(m.Pong())
+    assert rig.closed is None
+    await rig.append(rig.person.draft())
+    await rig.say(m.Pong())
+    assert rig.closed
+
+
+@pytest.mark.parametrize("within_s", [1.0, LEAVE_WITHIN_S])
+async def test_a_device_that_gives_no_sign_is_closed_all_the_same(within_s: float) -> None:
+    rig = await Rig(await person()).enter()
+    rig.take(rig.session.received(encode(m.Append(3, rig.person.space_id, [rig.person.draft()])), rig.now))
+    go_away(rig, within_s=within_s)
+    rig.wait(within_s - 0.01)
+    assert rig.closed is None
+    rig.wait(0.02)
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+@pytest.mark.parametrize("stage", ["new", "looking", "greeted"])
+async def test_who_is_not_let_in_in_time_is_closed(stage: str) -> None:
+    rig = Rig(await person())
+    if stage == "looking":
+        rig.take(rig.session.received(encode(m.Hello([1], rig.person.device_id, bytes(32))), rig.now))
+    if stage == "greeted":
+        await rig.greet()
+    assert rig.session.stage == stage
+    assert go_away(rig, within_s=2.0) == []
+    rig.wait(1.99)
+    assert rig.closed is None
+    rig.wait(0.02)
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+async def test_who_is_let_in_while_the_hub_goes_down_is_told_then() -> None:
+    rig = Rig(await person())
+    go_away(rig, within_s=3.0)
+    await rig.greet()
+    rig.wait(2.9)
+    await rig.say(m.Auth(rig.proof()))
+    assert [type(message) for message in rig.sent[-3:]] == [m.Ready, m.GoingAway, m.Ping]
+    rig.wait(0.95)  # it came late, and still has a moment
+    assert rig.closed is None
+    await rig.say(m.Pong())
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+async def test_an_enrolment_under_way_is_finished_before_the_device_is_sent_away() -> None:
+    someone = await person()
+    rig = Rig(someone)
+    await rig.greet()
+    enrol = m.Enrol(2, bytes(16), "12345678", bytes(someone.device_key.verify_key), rig.proof("enrol"))
+    rig.take(rig.session.received(encode(enrol), rig.now))
+    (ask,) = rig.asked
+    assert isinstance(ask.what, EnrolDevice)
+    assert go_away(rig) == [] and rig.closed is None
+    known: Known = await rig.known((await someone.store.devices(someone.account_id))[0])
+    rig.now += 1
+    rig.take(rig.session.answered(ask.token, known, rig.now))
+    assert [type(message) for message in rig.sent[-3:]] == [m.Ready, m.GoingAway, m.Ping]
+    assert rig.closed is None
+    await rig.say(m.Pong())
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+async def test_who_was_sent_away_and_is_back_elsewhere_is_not_told_to_stop() -> None:
+    rig = await Rig(await person()).enter()
+    rig.take(rig.session.ordered(1, rig.now))
+    go_away(rig)
+    rig.take(rig.session.noticed(SessionOpened(rig.person.device_id, b"n" * 16, 2), rig.now))
+    assert rig.closed and rig.closed.name == "going_away"
+
+
+async def test_a_session_is_sent_away_once() -> None:
+    rig = await Rig(await person()).enter()
+    assert go_away(rig) and go_away(rig) == []
+    rig.take(rig.session.end("going_away"))
+    assert go_away(rig) == []
 
 
 # --- rates and refusals ---

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, SessionOpened, Signalled, Witnessed
 from hub.errors import StoreUnavailable
-from hub.session import ASKS_IN_FLIGHT_MAX
+from hub.session import ASKS_IN_FLIGHT_MAX, READ_AGAIN_AFTER_S_MAX
 from hub.store import Append, Draft
 from hub.terms import Limits
 from hub.wire import messages as m
@@ -138,7 +138,22 @@ class AnyOrder(RuleBasedStateMachine):
             notice = HeadMoved(self.person.space_id, COLLECTION, incarnation, seq - 1, seq, changes)
             self.rig.take(self.rig.session.noticed(notice, self.rig.now))
 
-    @rule(which=st.sampled_from(["witness", "signal", "changed", "revoked", "opened"]))
+    @rule(order=st.integers(1, 3))
+    def ordered(self, order: int) -> None:
+        if self.rig.opened and not self.rig.session.order:
+            self.rig.take(self.rig.session.ordered(order, self.rig.now))
+
+    @rule(retry_after_s=st.floats(0, 10), within_s=st.floats(0.1, 5))
+    def go_away(self, retry_after_s: float, within_s: float) -> None:
+        self.rig.take(self.rig.session.go_away(retry_after_s, self.rig.now, within_s=within_s))
+
+    @rule()
+    def compare(self) -> None:
+        self.rig.take(self.rig.session.compare(self.rig.now))
+        ask = self.rig.session.ask_witness()
+        self.rig.take([ask] if ask else [])
+
+    @rule(which=st.sampled_from(["witness", "signal", "changed", "revoked", "opened", "reopened"]))
     def notice(self, which: str) -> None:
         space_id, other = self.person.space_id, b"o" * 16
         notice = {
@@ -148,7 +163,8 @@ class AnyOrder(RuleBasedStateMachine):
             "signal": Signalled(space_id, other, None, b"body"),
             "changed": AccountChanged("device_approved", device_id=self.person.device_id),
             "revoked": DevicesRevoked((other,)),
-            "opened": SessionOpened(other, other),
+            "opened": SessionOpened(other, other, 9),
+            "reopened": SessionOpened(self.person.device_id, other, 2),
         }[which]
         self.rig.take(self.rig.session.noticed(notice, self.rig.now))
 
@@ -166,6 +182,22 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(session._desk.waiting) <= ASKS_IN_FLIGHT_MAX + 2 * follows + 1
         assert follows <= SMALL.subscriptions_per_session_max
         assert session.queued_bytes >= 0
+
+    @invariant()
+    def who_was_sent_away_goes_in_time(self) -> None:
+        if not hasattr(self, "rig") or self.rig.closed:
+            return
+        leaving = self.rig.session._leaving
+        assert leaving is None or self.rig.now <= leaving.by
+        if leaving and leaving.heard and self.rig.session.stage == "ready":
+            assert any(waiting.request is not None for waiting in self.rig.session._desk.waiting.values())
+
+    @invariant()
+    def what_the_store_owes_is_planned(self) -> None:
+        facts = self.rig.session.facts if hasattr(self, "rig") and not self.rig.closed else None
+        if facts and facts.following.owes:
+            due = self.rig.session.timer()
+            assert due is not None and due <= self.rig.now + READ_AGAIN_AFTER_S_MAX
 
     @invariant()
     def changes_never_skip_repeat_or_swap(self) -> None:

@@ -132,6 +132,16 @@ def test_fields_that_are_no_counters_are_merged_by_field():
     assert asked(counter_sum("n"), base, mine, theirs) == Merged({"n": 4, "a": 1, "b": 1})
 
 
+def test_a_counter_that_was_removed_is_a_field_that_was_removed():
+    """A removal counts nothing: it must not bring back what the other side left alone, or removed too."""
+    strategy = counter_sum("n")
+    assert asked(strategy, {"n": 5, "a": 1}, {"a": 1}, {"n": 5, "a": 2}) == Merged({"a": 2})
+    assert asked(strategy, {"n": 5, "a": 1}, {"n": 5, "a": 2}, {"a": 1}) == Merged({"a": 2})
+    assert asked(strategy, {"n": 5, "a": 1}, {"a": 2}, {"a": 3}) == Merged({"a": 2})
+    assert asked(strategy, {"n": 5}, {}, {"n": 7}) == Merged({})  # as any field both changed: from mine
+    assert asked(strategy, {"n": 5}, {"n": 7}, {}) == Merged({"n": 7})
+
+
 def test_several_fields_may_count():
     assert asked(counter_sum("n", "m"), {"n": 0, "m": 5}, {"n": 1, "m": 4}, {"n": 1, "m": 4}) == Merged(
         {"n": 2, "m": 3}

@@ -26,7 +26,17 @@ from typing import Any, NamedTuple, TypeVar
 from nacl.signing import SigningKey
 
 from hub.client.collection import LocalCollection, RecordChanged
-from hub.client.connection import UNREACHABLE, Closed, Connection, Errand, as_refusal, canonical_url, errand, now
+from hub.client.connection import (
+    UNREACHABLE,
+    Closed,
+    Connection,
+    Errand,
+    Tap,
+    as_refusal,
+    canonical_url,
+    errand,
+    now,
+)
 from hub.client.device import (
     AccountChanged,
     Answered,
@@ -95,12 +105,12 @@ class Version(NamedTuple):
 class HubClient:
     """One app on one device.  All methods are for the event loop it was opened in."""
 
-    def __init__(self, storage: Storage, app_id: str) -> None:
+    def __init__(self, storage: Storage, app_id: str, tap: Tap | None = None) -> None:
         """Use ``open``."""
         self._storage = storage
         self._app_id = app_id
         self._engine = Engine(storage, _identity(storage, app_id), _keys(storage), secrets.token_bytes)
-        self._connection = Connection(self._engine, self._carry, self._wanted)
+        self._connection = Connection(self._engine, self._carry, self._wanted, tap)
         self._running: asyncio.Task[None] | None = None
         self._handles: dict[str, CollectionHandle] = {}
         self._answers: dict[int, asyncio.Future[m.Message]] = {}
@@ -113,16 +123,19 @@ class HubClient:
         self._on_account: list[Callable[[m.AccountNotice], None]] = []
 
     @classmethod
-    async def open(cls, path: Path | str, *, app_id: str, hub_url: str | None = None) -> HubClient:
+    async def open(
+        cls, path: Path | str, *, app_id: str, hub_url: str | None = None, tap: Tap | None = None
+    ) -> HubClient:
         """The client that keeps its data in the file ``path``, made when missing with mode 0600.
 
-        ``hub_url`` is remembered.  Raises ``ValueError`` for what is no hub's address.
+        ``hub_url`` is remembered.  ``tap`` is shown every message of the line, for tests and
+        tools that watch; see ``connection.Tap``.  Raises ``ValueError`` for what is no hub's address.
         """
         storage = SqliteStorage(Path(path))
         if hub_url is not None:
             with storage.transaction():
                 storage.set_setting("hub_url", canonical_url(hub_url).encode())
-        return cls(storage, app_id)
+        return cls(storage, app_id, tap)
 
     # --- signing in ---
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 FIRST_S = 0.5
 CEILING_S = 30.0
 STABLE_AFTER_S = 10.0
+ASKED_MAX_S = 3_600.0  # a hub, or whoever answers in its place, may ask for longer, and is not obeyed
 _DOUBLINGS_MAX = 6  # 0.5 s doubled six times is above the ceiling
 
 
@@ -29,11 +30,12 @@ class Backoff:
         """The session ended, or there was none: seconds to wait.
 
         ``draw`` is uniform in [0, 1).  With ``retry_after_s`` the hub asked for that
-        long at least; the jitter comes on top, so that all do not come back at once.
+        long at least, an hour at most; the jitter comes on top, so that all do not
+        come back at once.
         """
         if self._since is not None and now - self._since >= STABLE_AFTER_S:
             self._failures = 0
         self._since = None
         ceiling = min(CEILING_S, FIRST_S * 2**self._failures)
         self._failures = min(self._failures + 1, _DOUBLINGS_MAX)
-        return float(max(0.0, retry_after_s) + draw * ceiling)
+        return float(min(max(0.0, retry_after_s), ASKED_MAX_S) + draw * ceiling)

@@ -220,8 +220,7 @@ class LocalCollection:
         held = bool(record.former) or (record.dirty and not rows)  # what the person sees stays as it is
         arrived = next((row for row in rows if row.change_id == header.change_id), None)
         if arrived:
-            self.storage.drop_row(arrived.n)
-            rows.remove(arrived)
+            rows = self._without_arrived(rows, arrived)
         record = self._confirm(record, seq, header, body)
         if not arrived and not record.former:
             self._collide(rows, seq)
@@ -231,6 +230,15 @@ class LocalCollection:
             fresh_delta = body if header.kind is Kind.DELTA and not arrived else None
             self._layer(record, by_me=by_me, delta=fresh_delta)
 
+    def _without_arrived(self, rows: list[OutboxRow], arrived: OutboxRow) -> list[OutboxRow]:
+        """What is left on top: neither the edit that came back nor what it had replaced when it was made."""
+        gone = [arrived]
+        if arrived.kind in _WHOLE:
+            gone += [row for row in rows if row.n < arrived.n and row.kind in _WHOLE]
+        for row in gone:
+            self.storage.drop_row(row.n)
+        return [row for row in rows if row not in gone]
+
     def wipe(self, seq: Seq) -> None:
         """The log dropped everything before ``seq``: it has no record now, and the person keeps them all."""
         for row in self.storage.rows_in(self.n, State.ACKED):
@@ -238,10 +246,37 @@ class LocalCollection:
                 if row.kind is Kind.DELTA and row.value is not None:
                     self.storage.save_delta(self.n, row.key, DeltaRow(row.change_id, 0, row.value))
                 self.storage.drop_row(row.n)
+        self._unbase_rows(seq)
         for record in self.storage.records(self.n):
             self._unconfirm_deltas(record.key)
             empty = replace(record, value=None, change_id=ZERO_ID, seq=0, ancestors=b"", former=b"", seen=b"")
             self._save(replace(empty, local=record.view, dirty=True))
+
+    def wiped_away(self, row: OutboxRow) -> None:
+        """The log had this draft and dropped it in a wipe: the edit stays, and goes out again when the person says so.
+
+        When the wipe has not been read yet it waits for that, since only then is the person asked.
+        """
+        unread = 0 if row.seq else self.row.seq + 1
+        behind = [other for other in self.storage.rows_of(self.n, row.key) if other.n > row.n and other.kind in _WHOLE]
+        if row.kind is Kind.WIPE:
+            self.storage.drop_row(row.n)
+        elif row.kind in _WHOLE and behind:
+            # The next edit says all of the record. This one, sent again, would come after it and undo it.
+            self.storage.drop_row(row.n)
+            self.storage.save_row(_delayed(_folded([row, behind[0]]), row.base_value, unread))
+        else:
+            self.storage.save_row(_delayed(_unsealed(row), row.base_value, unread))
+
+    def _unbase_rows(self, seq: Seq) -> None:
+        """A wipe at ``seq`` took what these edits were made on: they are edits of nothing now, no conflicts."""
+        for row in self.storage.rows_in(self.n, State.CONFLICT):
+            self.storage.save_row(replace(row, state=State.WAITING, need_seq=0, base_value=None))
+        for row in self.storage.rows_in(self.n, State.SEALED):
+            self.storage.save_row(replace(row, seq=seq, need_seq=0, base_value=None))
+        for state in (State.WAITING, State.PARKED):
+            for row in self.storage.rows_in(self.n, state):
+                self.storage.save_row(replace(row, base_value=None))
 
     def purge(self, upto: Seq) -> None:
         """The log forgot its tombstones up to there."""
@@ -298,7 +333,11 @@ class LocalCollection:
 
     def settle(self, wall: float) -> None:
         """Settle every conflict that can be settled now."""
-        for key in dict.fromkeys(row.key for row in self.storage.rows_in(self.n, State.CONFLICT)):
+        rows = self.storage.rows_in(self.n, State.CONFLICT)
+        for row in rows:
+            if row.kind is Kind.DELTA and row.need_seq <= self.row.seq:
+                self.storage.save_row(_unsealed(row))  # it only waited for the log to be read
+        for key in dict.fromkeys(row.key for row in rows if row.kind in _WHOLE):
             self._settle(key, wall)
 
     def _settle(self, key: str, wall: float) -> None:
@@ -509,6 +548,12 @@ def _folded(rows: list[OutboxRow]) -> OutboxRow:
     """The last row, standing for all of them."""
     ids = b"".join(row.change_id + row.stands_for for row in rows[:-1])
     return replace(rows[-1], stands_for=rows[-1].stands_for + ids)
+
+
+def _delayed(row: OutboxRow, base_value: bytes | None, need_seq: Seq) -> OutboxRow:
+    """The edit, made on this value, not to be sent before the cursor covers ``need_seq``."""
+    state = State.CONFLICT if need_seq and row.state is State.WAITING else row.state
+    return replace(row, state=state, base_value=base_value, need_seq=max(row.need_seq, need_seq))
 
 
 def _unsealed(row: OutboxRow) -> OutboxRow:

@@ -14,7 +14,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from email.utils import parsedate_to_datetime
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -27,7 +28,7 @@ from hub.errors import CLOSINGS, REFUSALS, Refusal
 from hub.signing import Purpose, sign
 from hub.terms import PATH, PROTOCOL_VERSION, SUBPROTOCOL
 from hub.wire import messages as m
-from hub.wire.codec import UnknownMessage, decode_from_hub, encode
+from hub.wire.codec import UnknownMessage, decode_from_device, decode_from_hub, encode
 
 CONNECT_WITHIN_S = 8.0
 ANSWER_WITHIN_S = 30.0  # a hub may hash an address slowly before it answers
@@ -51,6 +52,17 @@ class Closed(ConnectionError):
     def stop(self) -> bool:
         """Whether coming back by itself would only meet the same again."""
         return 4500 <= self.code < 5000 or self.code == TOO_BIG
+
+
+Tap = Callable[[Literal["sent", "received", "closed"], m.Message | Closed], None]
+"""Called with everything that passes, in order, over all connections of one ``Connection``.
+
+``("sent", message)`` just before its frame is given to the socket, so it may not have
+arrived; ``("received", message)`` before the engine acts on it; ``("closed", Closed)``
+when a connection that stood has ended, code 0 when it was lost or when this device hung up,
+and then its text says why.
+Each connection begins with ``("sent", Hello)``.  It must not raise, and must not call the client.
+"""
 
 
 def canonical_url(text: str) -> str:
@@ -157,7 +169,15 @@ def as_refusal(message: m.Refused) -> Refusal:
 class Connection:
     """Keeps an engine connected while ``wanted`` says so."""
 
-    def __init__(self, engine: Engine, carry: Callable[[list[Effect]], None], wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        carry: Callable[[list[Effect]], None],
+        wanted: Callable[[], bool],
+        tap: Tap | None = None,
+    ) -> None:
+        """``carry`` carries out what the engine wants; ``tap`` is for tests and tools that watch, see ``Tap``."""
+        self._tap = tap
         self._engine = engine
         self._carry = carry
         self._wanted = wanted
@@ -182,12 +202,15 @@ class Connection:
             self._out.append(effect.frame)
             self._sent.clear()
             self._to_send.set()
-        else:
-            self._hangup = effect
-            self._halted = self._halted or not effect.retry
-            if self._socket:
-                # Not closed politely: a line that is hung up on may be dead.
-                self._socket.transport.abort()
+            return
+        self._hangup = effect
+        self._halted = self._halted or not effect.retry
+        if effect.politely:
+            self._to_send.set()
+        elif self._socket:
+            self._out.clear()
+            # Not closed politely: a line that is hung up on may be dead.
+            self._socket.transport.abort()
 
     async def flush(self, within_s: float = CLOSE_WITHIN_S) -> None:
         """Returns when the frames so far have left for the socket, or after ``within_s``."""
@@ -203,9 +226,7 @@ class Connection:
             while self._halted or not self._wanted():
                 self._poked.clear()
                 await self._poked.wait()
-            self._hangup = None
-            await self._one_connection()
-            after_s = self._hangup.after_s if self._hangup else 0.0
+            after_s = await self._one_connection()
             if not self._halted and self._wanted():
                 await self._wait(self._backoff.lost(now().steady, random.random(), after_s))
 
@@ -215,38 +236,60 @@ class Connection:
             async with asyncio.timeout(seconds):
                 await self._poked.wait()
 
-    async def _one_connection(self) -> None:
+    async def _one_connection(self) -> float:
+        """Dial, and pump until the line is gone; how long the hub asks to stay away, in seconds."""
         try:
-            self._socket = await dial(self._engine.device.identity.hub_url)
+            socket = await dial(self._engine.device.identity.hub_url)
         except UNREACHABLE as exc:
             self._engine.device.error = _unreachable(exc)
             self._carry(self._engine.disconnected())
-            return
-        blocked = ""
+            return _retry_after_s(exc)
+        self._hangup = None
+        if self._halted or not self._wanted():  # since the dialling began
+            await socket.close()
+        else:
+            await self._stay(socket)
+        return self._hangup.after_s if self._hangup else 0.0
+
+    async def _stay(self, socket: ClientConnection) -> None:
+        closed = Closed(0, "")
+        self._socket = socket
         try:
             self._engine.device.error = ""
-            self._backoff.connected(now().steady)
             self._out.clear()
             self._tell(self._engine.connected(now()))
-            await self._pump(self._socket)
+            await self._pump(socket)
         except ConnectionClosed as exc:
-            closed = Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "")
-            blocked = str(closed) if closed.stop else ""
+            closed = self._closed(exc)
         finally:
             if self._timer:
                 self._timer.cancel()
-            socket, self._socket = self._socket, None
+            self._socket = None
             self._out.clear()
             self._sent.set()
+            if self._tap:
+                self._tap("closed", closed)
+            restarting = closed.code == CLOSINGS["going_away"].code
+            self._carry(self._engine.disconnected(str(closed) if closed.stop else "", restarting=restarting))
             await socket.close()
-            self._carry(self._engine.disconnected(blocked))
+
+    def _closed(self, exc: ConnectionClosed) -> Closed:
+        code, reason = (exc.rcvd.code, exc.rcvd.reason) if exc.rcvd else (0, "")
+        if self._hangup and code < 4000:
+            return Closed(0, self._hangup.reason)  # what the hub says then only answers us
+        return Closed(code, reason)
 
     async def _pump(self, socket: ClientConnection) -> None:
         writer = asyncio.create_task(self._write(socket))
+        in_session = False
         try:
             async for frame in socket:
                 if isinstance(frame, bytes):
+                    self._show("received", frame)
                     self._tell(self._engine.received(frame, now()))
+                if self._engine.in_session and not in_session:
+                    in_session = True
+                    self._backoff.connected(now().steady)
             await socket.recv()  # a normal close ends the loop quietly; its code matters
         finally:
             writer.cancel()
@@ -258,11 +301,23 @@ class Connection:
                 await self._to_send.wait()
                 self._to_send.clear()
                 while self._out:
+                    self._show("sent", self._out[0])
                     await socket.send(self._out[0])
                     # Taken only now: hanging up in between empties the queue.
                     if self._out:
                         self._out.popleft()
                 self._sent.set()
+                if self._hangup:
+                    await socket.close()
+
+    def _show(self, direction: Literal["sent", "received"], frame: bytes) -> None:
+        if not self._tap:
+            return
+        try:
+            message = decode_from_device(frame) if direction == "sent" else decode_from_hub(frame)
+        except ValueError:
+            return  # the engine cannot read it either
+        self._tap(direction, message)
 
     def _tell(self, effects: list[Effect]) -> None:
         self._carry(effects)
@@ -281,6 +336,19 @@ class Connection:
         self._timer = None
         if self._socket:
             self._tell(self._engine.timer_fired(now()))
+
+
+def _retry_after_s(exc: BaseException) -> float:
+    """What an HTTP answer says in ``Retry-After``, a number of seconds or a date; 0.0 when it says nothing."""
+    said = exc.response.headers.get_all("Retry-After") if isinstance(exc, InvalidStatus) else []
+    if not said:
+        return 0.0
+    if said[0].strip().isdecimal():
+        return float(said[0])
+    try:
+        return parsedate_to_datetime(said[0]).timestamp() - time.time()
+    except ValueError:
+        return 0.0
 
 
 def _unreachable(exc: BaseException) -> str:

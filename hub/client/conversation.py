@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from hub.client.backoff import Backoff
 from hub.client.check import ALARMS
 from hub.client.collection import LocalCollection
-from hub.client.device import AccountChanged, Answered, Device, Hangup, Moved, Now, Send, SignalCame, Wiped
+from hub.client.device import AccountChanged, Answered, Device, Moved, Now, Send, SignalCame, Wiped
 from hub.client.intake import Intake
 from hub.client.outbox import InFlight
 from hub.client.signals import open_signal
@@ -33,6 +34,7 @@ WITNESS_AFTER_ACKS_S = 2.0
 WITNESS_AFTER_CHANGES_S = 5.0  # later than the writer's own, so that a burst costs each device one
 HOLD_S = 2.0  # after a refusal that says "later" without saying when
 HOLD_LONG_S = 60.0  # after a refusal that only time or a person can help
+LEAVE_WITHIN_S = 10.0  # what a hub that goes away has not answered by then is sent again to another
 
 
 class Handler(Protocol):
@@ -72,12 +74,21 @@ class Conversation:
         self._hold_until = 0.0  # nothing is appended before
         self._quota_until = 0.0  # what was over quota is not tried again before
         self._used_bytes = 0  # of the account, when it was full
+        self._witnessing: set[int] = set()  # collections with a witness on the way
+        self._refusals = Backoff()  # of append requests in a row
+        self._leave_by: float | None = None  # the hub goes away: nothing new is asked, and this is the end
+        self._come_back_after_s = 0.0
         self._send(self._hello)
 
     @property
     def ready(self) -> bool:
-        """Whether the hub knows the device, so that it may be asked things."""
-        return self._ready is not None
+        """Whether the hub knows the device and answers it."""
+        return self._ready is not None and not self._device.hung_up
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether anything new may be asked: not of a hub that goes away."""
+        return self._leave_by is None and not self._device.hung_up
 
     @property
     def is_catching_up(self) -> bool:
@@ -98,14 +109,30 @@ class Conversation:
             self.done = 0
         self._dispatch(message, frame, now)
         self.flush(now)
+        self._leave_when_answered()
+
+    def begin(self) -> None:
+        """Sync is wanted, perhaps on a line that came up without."""
+        if self.ready and self.may_ask and not self.entered and not self._entering and self._wants_to_sync():
+            self._enter_or_create()
 
     def ask(self, make: Callable[[int], m.Message], handle: Handler | None = None) -> int:
-        """Send a request; its number.  Without ``handle`` its answer becomes the effect ``Answered``."""
+        """Send a request; its number.  Without ``handle`` its answer becomes the effect ``Answered``.
+
+        Nothing is sent while ``may_ask`` is false: the line is about to end, and the next one asks anew.
+        """
         self._requests += 1
-        if handle is not None:
-            self._waiting[self._requests] = handle
-        self._send(encode(make(self._requests)))
-        return self._requests
+        number = self._requests
+        if self.may_ask:
+            self._waiting[number] = handle or partial(self._hand_to_app, number)
+            self._send(encode(make(number)))
+        return number
+
+    def say(self, make: Callable[[int], m.Message]) -> None:
+        """Send what is answered only when it is refused."""
+        self._requests += 1
+        if self.may_ask:
+            self._send(encode(make(self._requests)))
 
     def ask_heads(self) -> None:
         """Have the hub tell its heads."""
@@ -116,7 +143,9 @@ class Conversation:
     def timer(self) -> float:
         """When ``timer_fired`` wants to be called, in steady time."""
         times = [self._silence_ends()]
-        if self.entered:
+        if self._leave_by is not None:
+            times.append(self._leave_by)
+        elif self.entered:
             times += self._device.witness_due.values()
             times += [due for due in (self._hold_until, self._quota_until) if due]
             times += [self._last_progress + STALLED_AFTER_S] if self._has_work() else []
@@ -127,14 +156,16 @@ class Conversation:
         """Something is due."""
         if self._silence_ends() <= now.steady:
             if self._ping_sent_at is not None or self._ready is None:
-                self._hang_up("the hub does not answer")
+                self._device.hang_up("the hub does not answer")
                 return
             self._ping_sent_at = now.steady
             self.ask_heads()
-        if not self.entered:
+        if self._leave_by is not None and self._leave_by <= now.steady:
+            self._leave()
+        if not self.entered or not self.may_ask:
             return
         if self._has_work() and self._last_progress + STALLED_AFTER_S <= now.steady:
-            self._hang_up("there is work and nothing moves")
+            self._device.hang_up("there is work and nothing moves")
             return
         self._end_waits(now)
         for n in [n for n, due in self._device.witness_due.items() if due <= now.steady]:
@@ -155,6 +186,13 @@ class Conversation:
         if self._ping_sent_at is not None:
             return self._ping_sent_at + DEAD_AFTER_S
         return self._last_received + (self._heartbeat_s if self._ready else DEAD_AFTER_S)
+
+    def _leave_when_answered(self) -> None:
+        if self._leave_by is not None and not self._waiting and not self._device.hung_up:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._device.hang_up("the hub is restarting", after_s=self._come_back_after_s, politely=True)
 
     def _has_work(self) -> bool:
         return bool(self._appends) or self.is_catching_up
@@ -180,6 +218,8 @@ class Conversation:
                 self._on_signal(message)
             case m.AccountNotice():
                 self._device.effects.append(AccountChanged(message))
+            case m.GoingAway():
+                self._on_going_away(message, now)
             case _:
                 self._on_answer(message, now)
 
@@ -188,8 +228,19 @@ class Conversation:
         handle = self._waiting.pop(number, None)
         if handle is not None:
             handle(message, now)
-        else:
-            self._device.effects.append(Answered(number, message))
+        elif isinstance(message, m.Refused) and self._ready is None:
+            # Auth has no number.
+            self._device.hang_up(message.message, after_s=message.retry_after_s)
+
+    def _hand_to_app(self, number: int, answer: m.Message, now: Now) -> None:
+        self._device.effects.append(Answered(number, answer))
+
+    def _on_going_away(self, message: m.GoingAway, now: Now) -> None:
+        if self._leave_by is None:
+            self._leave_by = now.steady + LEAVE_WITHIN_S
+            self._come_back_after_s = message.retry_after_s
+            self._device.leaving = True
+            self._device.effects.append(Moved())
 
     # --- handshake ---
 
@@ -205,18 +256,20 @@ class Conversation:
         return self._device.keys is not None and self._device.mode != "off"
 
     def _on_ready(self, message: m.Ready) -> None:
-        device = self._device
         self._ready = message
         self._heartbeat_s = float(message.heartbeat_s or self._heartbeat_s)
-        device.is_ready(message)
-        if not self._wants_to_sync() or self._entering:
-            return
-        others = any(space.app_id == device.identity.app_id for space in message.spaces)
-        if any(space.space_id == device.space_id for space in message.spaces):
+        self._device.is_ready(message)
+        self.begin()
+
+    def _enter_or_create(self) -> None:
+        device = self._device
+        spaces = self._ready.spaces if self._ready else []
+        others = any(space.app_id == device.identity.app_id for space in spaces)
+        if any(space.space_id == device.space_id for space in spaces):
             self._enter()
         elif others and device.storage.setting("may_create") is None:
             device.block("this key belongs to none of the account's spaces of this app")
-            self._hang_up("wrong key", retry=False)
+            self._device.hang_up("wrong key", retry=False)
         else:
             self._create()
 
@@ -267,16 +320,16 @@ class Conversation:
         assert self._ready is not None
         if refused.code == "not_found" and device.storage.setting("incarnation") == self._ready.incarnation:
             device.raise_alarm("emptied", None, ALARMS["emptied"], 0, now)
-            self._hang_up("the space is gone", retry=False)
+            self._device.hang_up("the space is gone", retry=False)
         elif refused.code == "not_found":
             # The log was lost, or restored to a time before the space: begin it anew and heal it.
             self._asked.clear()
             self._create()
         elif refused.retry:
-            self._hang_up(refused.message, after_s=refused.retry_after_s)
+            self._device.hang_up(refused.message, after_s=refused.retry_after_s)
         else:
             device.block(f"{refused.code}: {refused.message}")
-            self._hang_up(refused.code, retry=False)
+            self._device.hang_up(refused.code, retry=False)
 
     # --- following ---
 
@@ -290,6 +343,7 @@ class Conversation:
 
     def _on_listed(self, answer: m.Message, now: Now) -> None:
         if not isinstance(answer, m.CollectionList):
+            self._not_subscribed(answer)
             return
         device = self._device
         known = {local.row.collection_id for local in device.collections.values()}
@@ -346,7 +400,7 @@ class Conversation:
         # Before the space is entered it was refused along with the enter, and is asked for again after it.
         if self.entered and isinstance(answer, m.Refused):
             self._device.error = answer.message
-            self._hang_up(answer.message, after_s=answer.retry_after_s or HOLD_S)
+            self._device.hang_up(answer.message, after_s=answer.retry_after_s or HOLD_S)
 
     def _on_changes(self, frame: m.Changes, now: Now) -> None:
         device = self._device
@@ -362,24 +416,25 @@ class Conversation:
         device.witness_soon(n, now.steady + WITNESS_AFTER_CHANGES_S)
         if device.mode == "off":
             device.effects.append(Wiped())
-            self._hang_up("another device dropped the remote copies", retry=False)
+            self._device.hang_up("another device dropped the remote copies", retry=False)
         elif self._row(n).seq >= self._heads[n]:
             self._arrived(n, now)
         device.effects.append(Moved())
 
     def _take_over(self, intake: Intake, frame: m.Changes, now: Now) -> None:
-        # A device that never had the collection has nothing to be asked about.
-        had_it = intake.local.row.caught_up or intake.local.row.healing
-        intake.page(frame, now.wall)
-        if not intake.wiped_at(frame) or self._device.mode != "on" or not had_it:
+        wipers = intake.page(frame, now.wall)
+        device = self._device
+        if not wipers or device.mode != "on":
             return
-        if self._device.storage.setting("resuming"):
-            # The person has said so already: this is another collection of a wipe they know of.
-            intake.local.requeue_unsent(now.wall)
-        else:
+        by_another = any(device_id != device.identity.device_id for device_id in wipers)
+        if by_another and not device.storage.setting("resuming"):
             # In the same transaction: whoever has seen the wipe does not write again before a person says so.
-            self._device.storage.set_setting("mode", b"off")
-            self._device.storage.set_setting("wiped", b"1")
+            device.storage.set_setting("mode", b"off")
+            device.storage.set_setting("wiped", b"1")
+        else:
+            # The person knows of this wipe, and has switched sync on again since.
+            intake.local.requeue_unsent(now.wall)
+            intake.local.settle(now.wall)
 
     def _arrived(self, n: int, now: Now) -> None:
         """The cursor may have reached the head that was told."""
@@ -398,6 +453,9 @@ class Conversation:
 
         if not self._device.guarded(n, now, arrive):
             self.following.discard(n)
+        elif local.row.seq != local.row.witness_seq:
+            # Whoever waits for this device to say so must not wait for the next change.
+            self._device.witness_soon(n, now.steady + WITNESS_AFTER_CHANGES_S)
         if not any(self._is_behind(other) for other in self.following):
             self._lagging_since = None
 
@@ -449,7 +507,9 @@ class Conversation:
     def flush(self, now: Now) -> None:
         """Keep the window of append requests full."""
         device = self._device
-        if not self.entered or device.outbox is None or device.mode == "off" or self._hold_until > now.steady:
+        if not self.entered or not self.may_ask or device.outbox is None or device.mode == "off":
+            return
+        if self._hold_until > now.steady:
             return
         while self._appends < APPENDS_IN_FLIGHT_MAX:
             eligible = [n for n in device.collections if self._may_send(n)]
@@ -483,6 +543,7 @@ class Conversation:
             device.outbox.unanswered(flights)
             self._append_refused(answer, now)
             return
+        self._refusals = Backoff()
         self._note_acks(flights, answer, now)
         with device.transaction():
             codes = device.outbox.answered(flights, answer.answers)
@@ -507,9 +568,12 @@ class Conversation:
 
     def _append_refused(self, answer: m.Message, now: Now) -> None:
         if not isinstance(answer, m.Refused):
-            self._hang_up("the hub answered something else than was asked")
+            self._device.hang_up("the hub answered something else than was asked")
             return
-        wait_s = (answer.retry_after_s or HOLD_S) if answer.retry else HOLD_LONG_S
+        wait_s = HOLD_LONG_S
+        if answer.retry:
+            # Many devices were refused at the same moment; they should not all be back at the next.
+            wait_s = self._refusals.lost(now.steady, self._device.draw(), answer.retry_after_s or HOLD_S)
         self._device.error = "" if answer.retry else answer.message
         self._hold_until = max(self._hold_until, now.steady + wait_s)
 
@@ -520,7 +584,7 @@ class Conversation:
         self._device.error = REFUSALS[code].message if code in REFUSALS else code
         if code in ("device_cloned", "stale_key_epoch"):
             self._device.block(f"{code}: {self._device.error}")
-            self._hang_up(code, retry=False)
+            self._device.hang_up(code, retry=False)
         elif code not in ("too_large", "bad_draft"):
             self._hold_until = now.steady + HOLD_LONG_S
 
@@ -537,16 +601,30 @@ class Conversation:
         device.witness_due.pop(n, None)
         intake = device.intakes[n]
         row = intake.local.row
-        if row.alarm or n not in self.following or row.seq == row.witness_seq:
+        if not self.may_ask or row.alarm or n not in self.following or n in self._witnessing:
+            return
+        if row.seq == row.witness_seq:
             return
         with device.transaction():
             sealed = intake.make_witness(device.fresh(ID_BYTES + NONCE_BYTES), int(now.wall * 1000))
         if sealed is not None:
-            self._hand_in(intake.collection_id, sealed)
+            self._witnessing.add(n)
+            self._hand_in(intake.collection_id, sealed, partial(self._on_handed_in, n, row.seq))
 
-    def _hand_in(self, collection_id: CollectionId, sealed: bytes) -> None:
-        # A lost witness is replaced by the next, so nobody waits for the answer.
-        self.ask(lambda number: m.Witness(number, self._device.space_id, collection_id, sealed), _ignore)
+    def _hand_in(self, collection_id: CollectionId, sealed: bytes, handle: Handler) -> None:
+        self.ask(lambda number: m.Witness(number, self._device.space_id, collection_id, sealed), handle)
+
+    def _on_handed_in(self, n: int, seq: Seq, answer: m.Message, now: Now) -> None:
+        self._witnessing.discard(n)
+        local = self._device.collections[n]
+        if isinstance(answer, m.Done):
+            with self._device.transaction():
+                local.save(witness_seq=seq)
+        elif isinstance(answer, m.Refused) and not answer.retry:
+            return
+        if local.row.seq > seq or not isinstance(answer, m.Done):
+            # Moved on meanwhile, or not kept: another one, in a moment.
+            self._device.witness_soon(n, now.steady + WITNESS_AFTER_CHANGES_S)
 
     def _on_witnesses(self, message: m.Witnesses, now: Now) -> None:
         n = self._device.number(message.space_id, message.collection_id)
@@ -570,10 +648,8 @@ class Conversation:
         return self._device.collections[n].row
 
     def _send(self, frame: bytes) -> None:
-        self._device.effects.append(Send(frame))
-
-    def _hang_up(self, reason: str, *, retry: bool = True, after_s: float = 0.0) -> None:
-        self._device.effects.append(Hangup(reason, retry, after_s))
+        if not self._device.hung_up:
+            self._device.effects.append(Send(frame))
 
 
 def _limits(told: dict[str, int]) -> Limits:
@@ -586,7 +662,3 @@ def _cursor(local: LocalCollection) -> m.CursorPart:
     assert row.collection_id is not None, "a collection without an id was let in"
     # Whoever has not reached the head yet needs what counts now, and none of what it has replaced.
     return m.CursorPart(row.collection_id, row.incarnation, row.seq, live_only=not row.caught_up)
-
-
-def _ignore(answer: m.Message, now: Now) -> None:
-    """Whatever it says."""

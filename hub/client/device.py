@@ -52,11 +52,15 @@ class Send(NamedTuple):
 
 
 class Hangup(NamedTuple):
-    """Close the connection; come back later, or (``retry`` false) only when asked to."""
+    """Close the connection; come back later, or (``retry`` false) only when asked to.
+
+    ``politely`` lets what was sent before arrive; otherwise the line may be dead, and is cut.
+    """
 
     reason: str
     retry: bool = True
     after_s: float = 0.0
+    politely: bool = False
 
 
 class Changed(NamedTuple):
@@ -115,6 +119,8 @@ class Device:
         self.head_seen_at = 0.0
         self.confirmations = 0  # how often the hub has told all its heads
         self.witness_due: dict[int, float] = {}  # steady time, by collection
+        self.hung_up = False  # it is decided that the line goes: nothing more is sealed or sent on it
+        self.leaving = False  # the hub asked to come back in a moment: no reason to call that offline
         self._acked: dict[ChangeId, tuple[int, Seq]] = {}
 
     # --- settings ---
@@ -193,7 +199,7 @@ class Device:
             for local in self.collections.values():
                 for row in self.storage.rows_in(local.n, State.SEALED):
                     self.storage.save_row(unsealed(row))
-                local.save(counter=0, answered=0, witness_counter=0)
+                local.save(counter=0, answered=0, witness_counter=0, witness_seq=0)
         if self.keys is not None:
             self.set_keys(self.keys)
 
@@ -244,6 +250,21 @@ class Device:
         """State what this device has of a collection at ``due`` or before."""
         self.witness_due[n] = min(due, self.witness_due.get(n, due))
 
+    # --- the line ---
+
+    def draw(self) -> float:
+        """A uniform draw in [0, 1)."""
+        return int.from_bytes(self.fresh(4)) / 2**32
+
+    def hang_up(self, reason: str, *, retry: bool = True, after_s: float = 0.0, politely: bool = False) -> None:
+        """Close the line.  From here on nothing is sealed or sent, and what still comes is not read."""
+        self.hung_up = True
+        self.effects += [Hangup(reason, retry, after_s, politely), Moved()]
+
+    def line_stands(self) -> None:
+        """A new line; what was said of the last one is over."""
+        self.hung_up = self.leaving = False
+
     # --- transactions and alarms ---
 
     @contextlib.contextmanager
@@ -269,7 +290,7 @@ class Device:
             self.raise_alarm(exc.alarm.name, intake.local, exc.alarm.detail, exc.alarm.seq, now)
             return False
         except DraftMissing as exc:
-            self.effects.append(Hangup(f"the hub left out a change that this device does not hold: {exc}"))
+            self.hang_up(f"the hub left out a change that this device does not hold: {exc}")
             return False
         return True
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from hub.client.collection import LocalCollection
 from hub.client.conversation import Conversation
-from hub.client.device import Device, Effect, Hangup, Identity, Moved, Now
+from hub.client.device import Device, Effect, Identity, Moved, Now
 from hub.client.keys import SpaceKeys
 from hub.client.signals import seal_signal
 from hub.client.storage import State, Storage, StoredAlarm
@@ -43,8 +43,9 @@ class Progress(NamedTuple):
 class Status:
     """Where sync stands, honestly.  Times are this device's clock, 0.0 for never.
 
-    Phases: off, signed-out, needs-key, offline, connecting, catching-up, sending,
-    synced, blocked (``error`` says why; a person must act), alarm (see ``alarms``).
+    Phases: off, signed-out, needs-key, offline, connecting (also while the hub
+    restarts and this device moves on), catching-up, sending, synced, blocked
+    (``error`` says why; a person must act), alarm (see ``alarms``).
     """
 
     phase: str
@@ -100,7 +101,8 @@ class Engine:
     def turn_off(self) -> list[Effect]:
         """Stop syncing; edits go on into the outbox."""
         self.device.set_mode("off")
-        return self._hang_up("sync is off", retry=False)
+        self.device.hang_up("sync is off", retry=False)
+        return self.device.take_effects()
 
     def turn_on(self, now: Now) -> list[Effect]:
         """Sync again; what the log has not got any more is appended anew."""
@@ -115,6 +117,8 @@ class Engine:
             for local in device.collections.values():
                 local.requeue_unsent(now.wall)
                 local.settle(now.wall)
+        if self._talk:
+            self._talk.begin()
         device.effects.append(Moved())
         return device.take_effects()
 
@@ -139,23 +143,27 @@ class Engine:
     def forget_alarms(self) -> list[Effect]:
         """A person has seen the alarms and wants to go on: see ``Device.forget_alarms``."""
         self.device.forget_alarms()
-        return self._hang_up("read anew")
+        self.device.hang_up("read anew")
+        return self.device.take_effects()
 
     # --- the connection ---
 
     def connected(self, now: Now, *, heartbeat_s: int = 0) -> list[Effect]:
         """The line stands.  ``heartbeat_s`` asks the hub for another pace of pings (15 to 300)."""
+        self.device.line_stands()
         if self.device.outbox:
             self.device.outbox.session_began()
         self._talk = Conversation(self.device, now, heartbeat_s)
         self.device.effects.append(Moved())
         return self.device.take_effects()
 
-    def disconnected(self, blocked: str = "") -> list[Effect]:
-        """The line is gone.  What had no answer is sent again on the next one.
+    def disconnected(self, blocked: str = "", *, restarting: bool = False) -> list[Effect]:
+        """The line is gone, or there was none.  What had no answer is sent again on the next one.
 
-        ``blocked`` says why the hub wants this device not to come back by itself.
+        ``blocked`` says why the hub wants this device not to come back by itself;
+        ``restarting`` that it only goes for a moment.
         """
+        self.device.leaving = self._talk is not None and (self.device.leaving or restarting)
         self._talk = None
         if blocked:
             self.device.block(blocked)
@@ -164,14 +172,15 @@ class Engine:
 
     def received(self, frame: bytes, now: Now) -> list[Effect]:
         """A frame has come."""
-        if self._talk is None:
+        if self._talk is None or self.device.hung_up:
             return []
         try:
             message = decode_from_hub(frame)
         except UnknownMessage:
             return []  # a later hub may say more than this program understands
         except ValueError as exc:
-            return self._hang_up(f"the hub sent what is no message: {exc}")
+            self.device.hang_up(f"the hub sent what is no message: {exc}")
+            return self.device.take_effects()
         self._talk.received(message, frame, now)
         return self.device.take_effects()
 
@@ -184,11 +193,11 @@ class Engine:
 
     def timer(self) -> float | None:
         """When ``timer_fired`` wants to be called, in steady time; None without a connection."""
-        return self._talk.timer() if self._talk else None
+        return self._talk.timer() if self._talk and not self.device.hung_up else None
 
     def timer_fired(self, now: Now) -> list[Effect]:
         """Something is due."""
-        if self._talk:
+        if self._talk and not self.device.hung_up:
             self._talk.timer_fired(now)
         return self.device.take_effects()
 
@@ -196,12 +205,12 @@ class Engine:
 
     @property
     def in_session(self) -> bool:
-        """Whether the hub knows this device on the line that stands."""
+        """Whether the hub knows this device on the line that stands, and answers come."""
         return self._talk is not None and self._talk.ready
 
     def request(self, make: Callable[[int], m.Message]) -> tuple[int, list[Effect]]:
         """Ask the hub something; the answer comes as ``Answered``.  Raises ``ConnectionError`` when not in session."""
-        if self._talk is None or not self.in_session:
+        if self._talk is None or not self.in_session or not self._talk.may_ask:
             raise ConnectionError("not connected to the hub")
         number = self._talk.ask(make)
         return number, self.device.take_effects()
@@ -212,10 +221,10 @@ class Engine:
         Raises ``ConnectionError`` when not in session.
         """
         device = self.device
-        if self._talk is None or not self._talk.entered or device.keys is None:
+        if self._talk is None or not self._talk.entered or not self._talk.may_ask or device.keys is None:
             raise ConnectionError("not connected to the hub")
         sealed = seal_signal(device.keys, device.identity.device_id, body, device.fresh(NONCE_BYTES))
-        self._talk.ask(lambda number: m.Signal(number, device.space_id, sealed, to))
+        self._talk.say(lambda number: m.Signal(number, device.space_id, sealed, to))
         return device.take_effects()
 
     def ask_heads(self) -> list[Effect]:
@@ -268,14 +277,10 @@ class Engine:
         for phase, holds in standing:
             if holds:
                 return phase
-        if talk is None:
+        if talk is None and not device.leaving:
             return "offline"
-        if not talk.entered:
+        if talk is None or device.leaving or not talk.entered:
             return "connecting"
         if talk.is_catching_up:
             return "catching-up"
         return "sending" if unsynced else "synced"
-
-    def _hang_up(self, reason: str, *, retry: bool = True) -> list[Effect]:
-        self.device.effects += [Hangup(reason, retry), Moved()]
-        return self.device.take_effects()

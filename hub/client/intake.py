@@ -17,8 +17,8 @@ from hub.client.collection import LocalCollection
 from hub.client.keys import SpaceKeys
 from hub.client.sealing import Unopenable, WrongRecord, open_sealed, split_record
 from hub.client.storage import State
-from hub.terms import ID_BYTES, ChangeId, DeviceId, Incarnation, Kind, Seq
-from hub.wire.header import NONCE_BYTES, Header, parse_header
+from hub.terms import ID_BYTES, ZERO_ID, ChangeId, DeviceId, Incarnation, Kind, Seq
+from hub.wire.header import NONCE_BYTES, Header
 from hub.wire.messages import ChangePart, Changes
 
 _unpack_state = msgspec.msgpack.Decoder(CheckState)
@@ -72,6 +72,9 @@ class Intake:
             raise self._alarm("rollback", f"the hub has {counter} of {row.answered} changes of this device")
         if counter > row.counter:
             raise self._alarm("clone", f"the hub has {counter} changes of this device, which made {row.counter}")
+        if counter > row.answered:
+            # Also of drafts whose answer was lost, and whose rows went when another device's copy arrived.
+            self._save(answered=counter)
 
     def caught_up(self, head: Seq) -> None:
         """The hub says that its head is where this device stands.  Raises ``CheckFailed``."""
@@ -83,28 +86,26 @@ class Intake:
             self.local.new_life(incarnation)
         self.check.new_life(incarnation)
         # A log that was restored to an earlier state knows fewer of this device's changes.
-        self._save(incarnation=incarnation, counter=counter, answered=counter)
+        self._save(incarnation=incarnation, counter=counter, answered=counter, witness_seq=0)
 
     # --- pages ---
 
-    def page(self, frame: Changes, wall: float) -> None:
-        """Take over one frame.  Raises ``CheckFailed`` or ``DraftMissing``; the caller rolls back."""
+    def page(self, frame: Changes, wall: float) -> list[DeviceId]:
+        """Take over one frame; the devices that wiped in it what was here, in order.
+
+        Raises ``CheckFailed`` or ``DraftMissing``; the caller rolls back.
+        """
         own = self._own_drafts(frame.changes)
         entries = [self._entry(change, change.sealed or own[change.seq]) for change in frame.changes]
         self.check.page(frame.after, frame.upto, frame.head, [(entry.seq, entry.header) for entry in entries])
+        wipers = [entry.header.device_id for entry in entries if entry.header.kind is Kind.WIPE]
+        had_it = bool(wipers) and self._has_been_read()
         for entry in entries:
             self._take_over(entry)
         self._save(seq=frame.upto)
         self.local.covered()
         self.local.settle(wall)
-
-    def wiped_at(self, frame: Changes) -> Seq:
-        """The seq of the last wipe in the frame that another device made; 0 when there is none."""
-        found = 0
-        for change in frame.changes:
-            if change.sealed and (header := parse_header(change.sealed)).kind is Kind.WIPE:
-                found = change.seq if header.device_id != self._device_id else found
-        return found
+        return wipers if had_it else []
 
     def start_over(self) -> bool:
         """Whether the collection must be read again from 0, and if so, be ready for it."""
@@ -122,6 +123,11 @@ class Intake:
         else:
             local.sweep(lambda key: bool(self._live.get(self._keys.record_id(self.collection_id, key))))
         local.settle(wall)
+
+    def _has_been_read(self) -> bool:
+        """A device that never had the collection has nothing to be asked about, and nothing to append again."""
+        row = self.local.row
+        return row.caught_up or row.healing or any(r.change_id != ZERO_ID for r in self.local.storage.records(row.n))
 
     def _entry(self, change: ChangePart, sealed: bytes) -> _Entry:
         try:
@@ -184,7 +190,7 @@ class Intake:
         change_id, nonce = random[:ID_BYTES], random[ID_BYTES : ID_BYTES + NONCE_BYTES]
         sealed = self.check.make_witness(row.witness_counter + 1, change_id, nonce, now_ms)
         if sealed is not None:
-            self._save(witness_counter=row.witness_counter + 1, witness_seq=row.seq)
+            self._save(witness_counter=row.witness_counter + 1)
         return sealed
 
     def witnessed_seqs(self) -> dict[DeviceId, Seq]:

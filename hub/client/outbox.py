@@ -20,7 +20,7 @@ from hub.client.collection import LocalCollection
 from hub.client.keys import SpaceKeys
 from hub.client.sealing import padded_bytes, record_plaintext, seal
 from hub.client.storage import OutboxRow, State, Storage
-from hub.terms import COLLECTION_KINDS, ZERO_ID, DeviceId, Kind, Limits, RecordId
+from hub.terms import COLLECTION_KINDS, ZERO_ID, DeviceId, Kind, Limits, RecordId, Seq
 from hub.wire.header import NONCE_BYTES, SEALED_BYTES_MIN
 from hub.wire.messages import DraftAnswer
 
@@ -73,10 +73,6 @@ class Outbox:
         self._sent.clear()
         self._resend = set(self._collections)
         self._over_quota = False
-
-    def forget(self, collection: int) -> None:
-        """The collection's rows were unsealed: the log has a new life."""
-        self._refused.discard(collection)
 
     def wipe_only(self, on: bool) -> None:
         """From now on send wipes and what is sealed already, and nothing else."""
@@ -229,8 +225,10 @@ class Outbox:
             local.save(answered=flight.counter)
         if row is None:
             return
-        # A seq below the cursor: the log has replaced it since, and will not show it any more.
-        if answer.code or answer.seq <= local.row.seq:
+        if answer.code:
+            local.wiped_away(row)
+        elif answer.seq <= local.row.seq:
+            # The log has replaced it since, and will not show it any more.
             local.done_with(row)
         else:
             self._storage.save_row(replace(row, state=State.ACKED, seq=answer.seq))
@@ -239,12 +237,22 @@ class Outbox:
         loose = unsealed(row)
         match answer.code:
             case "conflict":
-                loose = replace(loose, state=State.CONFLICT, need_seq=max(row.need_seq, answer.newest_seq))
+                loose = replace(
+                    loose, state=State.CONFLICT, need_seq=max(row.need_seq, self._lost_against(row, answer))
+                )
             case "quota_exceeded":
                 self._over_quota = True
             case "too_large" | "bad_draft":
                 loose = replace(loose, state=State.PARKED, reason=answer.code)
         self._storage.save_row(loose)
+
+    def _lost_against(self, row: OutboxRow, answer: DraftAnswer) -> Seq:
+        """The seq that must be read before this conflict can be settled."""
+        before = [other for other in self._storage.rows_of(row.collection, row.key) if other.n < row.n]
+        if answer.newest_seq == 0 and self._base(row, before) != ZERO_ID:
+            # The log has not got the base any more, and a wipe or purge that says so has not been read.
+            return self._collections[row.collection].row.seq + 1
+        return answer.newest_seq
 
     def _landed(self, flights: Iterable[InFlight]) -> None:
         for flight in flights:
@@ -254,7 +262,7 @@ class Outbox:
 
 def unsealed(row: OutboxRow) -> OutboxRow:
     """A sealed row that is not in the log and may be sealed anew; one that collided meanwhile is in conflict."""
-    return replace(row, state=State.CONFLICT if row.need_seq else State.WAITING, sealed=b"", counter=0)
+    return replace(row, state=State.CONFLICT if row.need_seq else State.WAITING, sealed=b"", counter=0, seq=0)
 
 
 class _Filling:

@@ -82,7 +82,7 @@ class State(IntEnum):
     WAITING = 0  # not sealed; a further edit replaces its value
     SEALED = 1  # its bytes are fixed and may be at the hub
     ACKED = 2  # in the log; kept until the cursor covers it
-    CONFLICT = 3  # another change came first; settled once the cursor covers that one
+    CONFLICT = 3  # another change, or a wipe, came first; settled once the cursor covers that one
     PARKED = 4  # waits for a person
 
 
@@ -101,7 +101,7 @@ class OutboxRow(Struct, frozen=True, kw_only=True):
     value: bytes | None = None
     counter: int = 0
     sealed: bytes = b""
-    seq: int = 0  # with ACKED
+    seq: int = 0  # with ACKED: its own; with SEALED: of the last wipe that was read while it was out
     need_seq: int = 0  # with CONFLICT: the cursor must cover this first
     reason: str = ""  # with PARKED: why
     stands_for: bytes = b""  # change_ids of edits that were folded into this one
@@ -145,10 +145,10 @@ class Storage(Protocol):
         """All collections, in the order they were added."""
 
     def add_collection(self, name: str | None, collection_id: bytes | None) -> CollectionRow:
-        """A new collection."""
+        """A new collection.  Raises ``ValueError`` when another has the name or the id."""
 
     def save_collection(self, row: CollectionRow) -> None:
-        """Keep this state of a collection."""
+        """Keep this state of a collection.  Raises ``ValueError`` when another has the name or the id."""
 
     def record(self, collection: int, key: str) -> RecordRow | None:
         """One record, also when it is empty but still known to the log."""
@@ -276,6 +276,9 @@ class MemoryStorage:
 
     def save_collection(self, row: CollectionRow) -> None:
         """See ``Storage``."""
+        for other in self.collections():
+            if other.n != row.n and _overlap(row, other):
+                raise ValueError("another collection has this name or id")
         self._write("collections", row.n, row)
 
     def record(self, collection: int, key: str) -> RecordRow | None:
@@ -429,6 +432,11 @@ class _MemoryLiveSet:
 
     def _entries(self) -> dict[bytes, tuple[LiveEntry, ...]]:
         return self._storage._table(self._name)
+
+
+def _overlap(one: CollectionRow, other: CollectionRow) -> bool:
+    same_name = one.name is not None and one.name == other.name
+    return same_name or (one.collection_id is not None and one.collection_id == other.collection_id)
 
 
 def _put(table: dict[Any, Any], key: Any, value: Any) -> None:
@@ -618,9 +626,14 @@ class SqliteStorage:
     def save_collection(self, row: CollectionRow) -> None:
         """See ``Storage``."""
         packed = msgspec.msgpack.encode(row)
-        self._db.execute(
-            "insert or replace into collections values (?, ?, ?, ?)", (row.n, row.name, row.collection_id, packed)
+        query = (
+            "insert into collections values (?, ?, ?, ?) on conflict (n) do update set"
+            " name = excluded.name, collection_id = excluded.collection_id, state = excluded.state"
         )
+        try:
+            self._db.execute(query, (row.n, row.name, row.collection_id, packed))
+        except sqlite3.IntegrityError as exc:
+            raise ValueError("another collection has this name or id") from exc
 
     def record(self, collection: int, key: str) -> RecordRow | None:
         """See ``Storage``."""

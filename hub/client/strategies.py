@@ -185,6 +185,8 @@ def _pick(base: Any, mine: Any, theirs: Any) -> Any:
 def _sum(base: Any, mine: Any, theirs: Any) -> Any:
     if not all(value is MISSING or _is_number(value) for value in (base, mine, theirs)):
         return _pick(base, mine, theirs)
+    if base is not MISSING and (mine is MISSING or theirs is MISSING):
+        return _pick(base, mine, theirs)  # removed: that counts nothing
     start = 0 if base is MISSING else base
     return start + sum(value - start for value in (mine, theirs) if value is not MISSING)
 

@@ -435,6 +435,12 @@ class Pong(Message, frozen=True, tag="pong"):
     heads: list[HeadPart] = []
 
 
+class GoingAway(Message, frozen=True, tag="going_away"):
+    """Hub: this replica is about to stop; send nothing new, take the answers, come back after ``retry_after_s``."""
+
+    retry_after_s: float
+
+
 class Done(Message, frozen=True, tag="done"):
     """Hub: the request was carried out and is durable."""
 
@@ -493,6 +499,7 @@ FromHub = (
     | AccountNotice
     | Ping
     | Pong
+    | GoingAway
     | Done
     | Refused
 )

@@ -1,0 +1,217 @@
+"""Many who ask at the same moment cost the store one question, and nobody gets an older answer than promised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+
+from hub import inquiries as room
+from hub.errors import StoreUnavailable
+from hub.inquiries import DEVICES_PER_QUESTION_MAX, Life, Revocations, Shared
+from hub.store.memory import MemoryStore
+from hub.terms import DeviceId
+from tests.session_rig import person
+
+
+class Oracle:
+    """Answers with the number of the question, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.failure: Exception | None = None
+
+    async def ask(self) -> int:
+        self.asked += 1
+        number = self.asked
+        await self.may_answer.wait()
+        if self.failure:
+            raise self.failure
+        return number
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- Shared ---
+
+
+async def test_who_asks_while_a_question_is_on_its_way_gets_its_answer() -> None:
+    oracle = Oracle()
+    oracle.may_answer.clear()
+    shared = Shared(oracle.ask, within_s=5)
+    asking = [asyncio.create_task(shared.get()) for _ in range(100)]
+    await turns()
+    oracle.may_answer.set()
+    assert await asyncio.gather(*asking) == [1] * 100
+    assert await shared.get() == 2
+
+
+async def test_an_answer_is_given_again_while_it_is_fresh() -> None:
+    oracle = Oracle()
+    shared = Shared(oracle.ask, within_s=5)
+    assert [await shared.get(fresh_s=60) for _ in range(3)] == [1, 1, 1]
+    assert await shared.get(fresh_s=0) == 2
+    assert await shared.get(fresh_s=60) == 2
+
+
+async def test_a_failure_is_an_answer_too() -> None:
+    oracle = Oracle()
+    oracle.failure = StoreUnavailable("away")
+    shared = Shared(oracle.ask, within_s=5)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await shared.get(fresh_s=60)
+    assert oracle.asked == 1
+    oracle.failure = None
+    assert await shared.get(fresh_s=0) == 2
+
+
+async def test_without_an_answer_in_time_the_store_is_away() -> None:
+    oracle = Oracle()
+    oracle.may_answer.clear()
+    shared = Shared(oracle.ask, within_s=0.05)
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailable):
+        await shared.get()
+    assert asyncio.get_running_loop().time() - started < 1
+
+
+async def test_who_gives_up_waiting_does_not_spoil_it_for_the_others() -> None:
+    oracle = Oracle()
+    oracle.may_answer.clear()
+    shared = Shared(oracle.ask, within_s=5)
+    impatient, patient = asyncio.create_task(shared.get()), asyncio.create_task(shared.get())
+    await turns()
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    oracle.may_answer.set()
+    assert await patient == 1
+
+
+# --- Life ---
+
+
+async def test_the_name_of_the_log_is_read_seldom_and_a_new_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(MemoryStore):
+        reads = 0
+
+        async def incarnation(self) -> bytes:
+            self.reads += 1
+            return await super().incarnation()
+
+    store = Counting()
+    await store.open()
+    life = Life(store)
+    first = [await life.lately() for _ in range(50)]
+    assert store.reads == 1 and len(set(first)) == 1
+    renewed = await store.renew_incarnation()
+    assert await life.lately() == first[0]  # for a while
+    monkeypatch.setattr(room, "LIFE_FRESH_S", 0.0)
+    assert await life.lately() == renewed != first[0]
+    assert await life.now() == renewed
+
+
+async def test_while_the_store_is_away_the_last_name_is_used_and_without_one_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "LIFE_FRESH_S", 0.0)
+    store = MemoryStore()
+    await store.open()
+    known, unknown = Life(store), Life(store)
+    name = await known.lately()
+    await store.close()
+    assert await known.lately() == name
+    with pytest.raises(StoreUnavailable):
+        await known.now()
+    with pytest.raises(StoreUnavailable):
+        await unknown.lately()
+
+
+# --- Revocations ---
+
+
+class Slow(MemoryStore):
+    """Counts the questions and answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions: list[int] = []
+        self.may_answer = asyncio.Event()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
+        self.questions.append(len(device_ids))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.may_answer.wait()
+            return await super().revoked_among(device_ids)
+        finally:
+            self.under_way -= 1
+
+
+async def test_a_thousand_devices_that_open_at_once_are_two_questions() -> None:
+    store = Slow()
+    await store.open()
+    someone = await person(store)
+    revocations = Revocations(store)
+    ids = [someone.device_id, *(number.to_bytes(16, "big") for number in range(999))]
+    asking = [asyncio.create_task(revocations.is_revoked(device_id)) for device_id in ids]
+    await turns()
+    store.may_answer.set()
+    answers = await asyncio.gather(*asking)
+    assert answers == [False] + [True] * 999  # unknown ones are gone
+    assert store.questions in ([1, 999], [1000]) and store.most_under_way == 1
+
+
+async def test_a_revocation_before_the_question_is_always_seen() -> None:
+    store = Slow()
+    await store.open()
+    someone = await person(store)
+    revocations = Revocations(store)
+    early = asyncio.create_task(revocations.is_revoked(someone.device_id))
+    await turns()
+    assert store.questions == [1]  # and it has not been answered
+    await store.revoke(someone.account_id, [someone.device_id], 1.0)
+    late = asyncio.create_task(revocations.is_revoked(someone.device_id))
+    await turns()
+    store.may_answer.set()
+    await early
+    assert await late is True and store.questions == [1, 1]
+
+
+async def test_a_store_that_fails_is_told_to_everybody_who_asked_and_asked_again_later() -> None:
+    store = Slow()
+    await store.open()
+    revocations = Revocations(store)
+    asking = [asyncio.create_task(revocations.is_revoked(bytes([n]) * 16)) for n in range(5)]
+    await turns()
+    await store.close()
+    store.may_answer.set()
+    assert {type(answer) for answer in await asyncio.gather(*asking, return_exceptions=True)} == {StoreUnavailable}
+    with pytest.raises(StoreUnavailable):
+        await revocations.is_revoked(bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("count", "questions"),
+    [
+        (0, []),
+        (DEVICES_PER_QUESTION_MAX, [DEVICES_PER_QUESTION_MAX]),
+        (DEVICES_PER_QUESTION_MAX + 1, [DEVICES_PER_QUESTION_MAX, 1]),
+    ],
+)
+async def test_many_devices_are_asked_for_a_thousand_at_a_time(count: int, questions: list[int]) -> None:
+    store = Slow()
+    await store.open()
+    store.may_answer.set()
+    ids = {number.to_bytes(16, "big") for number in range(count)}
+    assert await Revocations(store).among(ids) == ids
+    assert store.questions == questions
