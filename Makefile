@@ -14,12 +14,14 @@ serve: .venv/installed ## run a hub on this machine: http://127.0.0.1:8080, data
 test: .venv/installed-dev ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/installed-dev ## format, types, import contracts, shell
+lint: .venv/installed-dev ## format, types, import contracts, shell, containers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy hub
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run deploy/make-secrets
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec compose.yaml
 
 format: .venv/installed-dev ## put the code into its form
 	$(BIN)/ruff check --fix --select I .
@@ -35,9 +37,9 @@ build: .venv/installed ## wheel and sdist into dist/
 lock: .venv/bin/python ## choose new versions and pin them by hash
 	$(PIP) uv
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --upgrade \
-		--extra server --extra folder --group build pyproject.toml -o requirements.txt
+		--extra server --extra postgres --extra redis --extra folder --group build pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --upgrade \
-		--extra server --extra folder --group build --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+		--extra server --extra postgres --extra redis --extra folder --group build --group dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 
 clean: ## remove what make made
 	rm -rf .venv dist

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hub import __version__
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, MISUSED = 0, 1, 2
 INVITE_DAYS = 7
+HEALTH_WITHIN_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     invite = commands.add_parser("invite", help="make an invitation, for hubs with sign_up = invite")
     invite.add_argument("--days", type=int, default=INVITE_DAYS, help=f"how long it holds (default {INVITE_DAYS})")
     invite.set_defaults(command=_invite)
+
+    migrate = commands.add_parser("migrate", help="Postgres: make the tables, or bring them to this version")
+    migrate.add_argument(
+        "--post", action="store_true", help="also drop what only older replicas needed; run it when none is left"
+    )
+    migrate.set_defaults(command=_migrate)
+
+    make_secrets = commands.add_parser("make-secrets", help="make the file of the hub's own keys, for all replicas")
+    make_secrets.set_defaults(command=_make_secrets)
+
+    health = commands.add_parser("health", help="ask the hub on this machine whether it is ready; for health checks")
+    health.set_defaults(command=_health)
 
     restored = commands.add_parser(
         "mark-restored", help="after restoring a backup: tell all devices to compare and refill"
@@ -107,10 +121,9 @@ def _settings(options: argparse.Namespace) -> int:
 def _invite(options: argparse.Namespace) -> int:
     async def make(settings: Settings) -> int:
         from hub.accounts import add_invite
-        from hub.running import open_store
+        from hub.keepers import open_store
 
-        store = open_store(settings)
-        await store.open()
+        store = await open_store(settings)
         try:
             print(await add_invite(store, options.days * 86_400.0))
         finally:
@@ -123,10 +136,9 @@ def _invite(options: argparse.Namespace) -> int:
 
 def _mark_restored(options: argparse.Namespace) -> int:
     async def mark(settings: Settings) -> int:
-        from hub.running import open_store
+        from hub.keepers import open_store
 
-        store = open_store(settings)
-        await store.open()
+        store = await open_store(settings)
         try:
             await store.renew_incarnation()
         finally:
@@ -136,6 +148,70 @@ def _mark_restored(options: argparse.Namespace) -> int:
 
     settings = _loaded(options)
     return _run(settings, mark) if settings else MISUSED
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    async def migrate(settings: Settings) -> int:
+        from hub.store.postgres import migrate
+
+        owner_url = settings.migration_url or settings.database_url
+        print(await migrate(owner_url, post=options.post, serving_url=settings.database_url))
+        return OK
+
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    if not settings.database_url:
+        return _fail("database_url is not set; a hub on SQLite migrates by itself when it starts.")
+    return _run(settings, migrate)
+
+
+def _make_secrets(options: argparse.Namespace) -> int:
+    import secrets
+
+    from hub.secrets import BadSecrets, make
+
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    try:
+        make(settings.secrets_path(), secrets.token_bytes)
+    except BadSecrets as exc:
+        return _fail(str(exc))
+    print(f"Made {settings.secrets_path()}. Every replica needs this same file; keep a copy apart from your backups.")
+    return OK
+
+
+def _health(options: argparse.Namespace) -> int:
+    import http.client
+
+    settings = _loaded(options)
+    if settings is None:
+        return MISUSED
+    try:
+        status, text = _readiness(settings)
+    except (OSError, http.client.HTTPException) as exc:
+        return _fail(f"port {settings.port}: {exc}")
+    print(text)
+    return OK if status == http.client.OK else FAILED
+
+
+def _readiness(settings: Settings) -> tuple[int, str]:
+    import http.client
+    import ssl
+
+    host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    connection: http.client.HTTPConnection = http.client.HTTPConnection(host, settings.port, timeout=HEALTH_WITHIN_S)
+    if settings.tls_certificate:
+        # The certificate names the hub's public address; whether this process answers is all that is asked.
+        tls = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(host, settings.port, timeout=HEALTH_WITHIN_S, context=tls)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, answer.read(1_000).decode(errors="replace").strip()
+    finally:
+        connection.close()
 
 
 def _add_pepper(options: argparse.Namespace) -> int:
@@ -160,15 +236,31 @@ def _add_pepper(options: argparse.Namespace) -> int:
 async def _serve_until_told(settings: Settings) -> int:
     from hub.running import running_hub
 
-    told = asyncio.Event()
+    told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, told.put_nowait, number)
     async with running_hub(settings) as hub:
         print(_welcome(hub, settings), flush=True)
-        await told.wait()
+        number = await told.get()
         print("Going down: answering what is under way, then telling the devices to come back.", flush=True)
+        # Elsewhere there is a hub to go to only when the data is not in this one's folder.
+        if number is signal.SIGTERM and settings.database_url:
+            await _first_of(hub.server.drain(settings.drain_s), told.get())
     return OK
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them is done; the others are cancelled.  What the first raised is raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _welcome(hub: RunningHub, settings: Settings) -> str:
@@ -179,7 +271,8 @@ def _welcome(hub: RunningHub, settings: Settings) -> str:
         "allowlist": "the addresses on the allowlist",
         "open": "everybody",
     }[settings.sign_up]
-    keys = settings.secrets_path()
+    data = "in Postgres" if settings.database_url else settings.data_dir.resolve()
+    keys, command = settings.secrets_path(), _own_name()
     note = (
         "made just now; keep a copy apart from your backups"
         if hub.secrets_made
@@ -188,24 +281,34 @@ def _welcome(hub: RunningHub, settings: Settings) -> str:
     return f"""
 sync-hub {__version__} is up on http://{"localhost" if settings.host == "127.0.0.1" else hub.host}:{hub.port}
 
-  data     {settings.data_dir.resolve()}
+  data     {data}
   keys     {keys.resolve()}  ({note})
   codes    {codes}
   sign-up  {who}
 
 Try it, in a second terminal:
 
-  hub folder login --hub {hub.url} --email you@example.org
-  hub folder ~/Notes
+  {command} folder login --hub {hub.url} --email you@example.org
+  {command} folder ~/Notes
 
 On the second device the same two commands, with the key code that the first one
 shows. Everything is sealed on the devices; this process cannot read it.
 
-All settings: hub settings     Health: {hub.url}/healthz     Stop: Ctrl-C
+All settings: {command} settings     Health: {hub.url}/healthz     Stop: Ctrl-C
 """
 
 
 # --- small things ----------------------------------------------------------------------------
+
+
+def _own_name() -> str:
+    """What a person types in this folder to reach this very program."""
+    import shutil
+
+    program = Path(sys.argv[0])
+    if program.name != "hub":
+        return f"{sys.executable} -m hub"
+    return "hub" if shutil.which("hub") == str(program.absolute()) else os.path.relpath(program)
 
 
 def _loaded(options: argparse.Namespace) -> Settings | None:
@@ -221,12 +324,13 @@ def _loaded(options: argparse.Namespace) -> Settings | None:
 
 def _run(settings: Settings, work: Callable[[Settings], Coroutine[object, object, int]]) -> int:
     from hub.errors import StoreUnavailable
+    from hub.keepers import BadSetting
     from hub.secrets import BadSecrets
-    from hub.store import SchemaTooNew
+    from hub.store import SchemaTooNew, SchemaTooOld
 
     try:
         return asyncio.run(work(settings))
-    except (BadSecrets, SchemaTooNew, StoreUnavailable) as exc:
+    except (BadSecrets, BadSetting, SchemaTooNew, SchemaTooOld, StoreUnavailable) as exc:
         return _fail(str(exc))
     except OSError as exc:
         return _fail(f"{settings.host}:{settings.port}: {exc.strerror or exc}")

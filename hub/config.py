@@ -30,6 +30,7 @@ from hub.terms import PATH, Limits, Policy
 
 PREFIX = "HUB_"
 FILE_VARIABLE = "HUB_CONFIG"
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 MIB = 1_048_576
 DAY_S = 86_400.0
 
@@ -136,10 +137,39 @@ class Settings:
         None,
         _path_or_none,
         "file",
-        "The hub's own keys (mode 0600). Keep it outside the backups of the database. Empty: secrets.toml in data_dir.",
+        "The hub's own keys, the same for all replicas (mode 0600, or a container's secret). Keep it outside the "
+        "backups of the database. Empty: secrets.toml in data_dir.",
     )
-    database_url: str = _setting(
-        "", _text, "URL", "Empty: SQLite in data_dir. Nothing else is supported by this version."
+    database_url: Secret = _setting(
+        Secret(),
+        _secret,
+        "URL",
+        "Postgres, as postgresql://hub:password@db.example.org/hub; the role needs no right to change tables. "
+        "Several hosts may be named, with ?target_session_attrs=read-write. Empty: SQLite in data_dir.",
+    )
+    migration_url: Secret = _setting(
+        Secret(),
+        _secret,
+        "URL",
+        "The same database through the role that owns its tables, for hub migrate and for a start that has to "
+        "make or change them. Empty: database_url.",
+    )
+    database_connections: int = _setting(
+        10, _number(2, 1_000), "connections", "How many connections to Postgres one replica opens at most."
+    )
+    redis_url: Secret = _setting(
+        Secret(),
+        _secret,
+        "URL",
+        "Carries notices between replicas: redis:// or rediss://, or redis+cluster:// or rediss+cluster:// for a "
+        "cluster. Empty: this is the only replica.",
+    )
+    drain_s: int = _setting(
+        25,
+        _number(0, 3_600),
+        "seconds",
+        "After SIGTERM, with database_url: over how long the devices are told to go to another replica; what stops the "
+        "process must wait ten seconds longer. A hub alone goes down at once.",
     )
     # the door
     host: str = _setting("127.0.0.1", _text, "address", "The address to listen on.")
@@ -410,8 +440,7 @@ def _cross_faults(s: Settings) -> Iterator[str]:
     """What is right alone and wrong together."""
     yield from _door_faults(s)
     yield from _mail_faults(s)
-    if s.database_url:
-        yield "database_url: this version keeps its data in SQLite only; leave it empty"
+    yield from _database_faults(s)
     if s.sign_up == "allowlist" and not s.allowlist:
         yield "allowlist: sign_up is allowlist, and nobody is on the list"
 
@@ -427,6 +456,17 @@ def _door_faults(s: Settings) -> Iterator[str]:
         yield f"host: {s.host or 'an empty host'} is open to others; set tls_certificate and tls_key, or behind_proxy"
     if (public or s.behind_proxy) and not s.public_urls:
         yield "public_urls: devices sign the address they dial; name it, as https://hub.example.org"
+
+
+def _database_faults(s: Settings) -> Iterator[str]:
+    for name, url in (("database_url", s.database_url), ("migration_url", s.migration_url)):
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            yield f"{name}: is no URL like postgresql://hub:password@db.example.org/hub"
+    if s.redis_url and urlsplit(s.redis_url).scheme not in REDIS_SCHEMES:
+        yield f"redis_url: must begin with one of {', '.join(f'{scheme}://' for scheme in REDIS_SCHEMES)}"
+    for name, url in (("migration_url", s.migration_url), ("redis_url", s.redis_url)):
+        if url and not s.database_url:
+            yield f"{name}: belongs to a hub on Postgres; set database_url too"
 
 
 def _mail_faults(s: Settings) -> Iterator[str]:

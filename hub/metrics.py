@@ -157,6 +157,14 @@ class Metrics:
         )
         self.codes = CounterBy("hub_codes_total", "Mails with a code, by outcome.", "outcome", ["sent", "failed"])
 
+        self.bus_connected = Gauge("hub_bus_connected", "1 while Redis carries notices, 0 while it does not.")
+        self.notices = CounterBy(
+            "hub_notices_total",
+            "Notices over Redis, by outcome.",
+            "outcome",
+            ["sent", "dropped", "received", "refused"],
+        )
+
     def all(self) -> list[Metric]:
         """Every metric, in the order of the table."""
         return [metric for metric in vars(self).values() if isinstance(metric, Metric)]

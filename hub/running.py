@@ -12,7 +12,7 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -20,22 +20,24 @@ from hub import __version__, log
 from hub import secrets as hub_secrets
 from hub.accounts import Accounts, SignUp
 from hub.appender import Appender
-from hub.bus.local import LocalBus
+from hub.bus import Bus
 from hub.config import Settings
 from hub.fanout import Fanout
 from hub.http import Http
-from hub.limiter import CodeLimits, Span
+from hub.keepers import DATABASE_WITHIN_S, make_bus, open_store
+from hub.limiter import CodeLimits
 from hub.mail import Mailer
 from hub.mail.console import ConsoleMailer
 from hub.mail.smtp import SmtpMailer
 from hub.metrics import Metrics
+from hub.secrets import Secrets
 from hub.server import HubServer
 from hub.services import Services
-from hub.store.sqlite import SqliteStore
+from hub.store import Store
+from hub.terms import Span
 
 UPKEEP_EVERY_S = 60.0
 COMPACT_CHANGES_MAX = 2_000  # in one transaction, so that appends never wait long for it
-DATABASE_FILE = "hub.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class RunningHub:
 
     server: HubServer
     accounts: Accounts
-    store: SqliteStore
+    store: Store
     metrics: Metrics
     host: str
     port: int
@@ -55,13 +57,6 @@ class RunningHub:
         """Where a browser or a client on this machine finds it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
-
-
-def open_store(settings: Settings) -> SqliteStore:
-    """The store the settings name, not yet opened."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limits, policy = settings.limits(), settings.policy()
-    return SqliteStore(settings.data_dir / DATABASE_FILE, limits=limits, quota_bytes=policy.quota_bytes)
 
 
 @asynccontextmanager
@@ -75,79 +70,95 @@ async def running_hub(
 ) -> AsyncIterator[RunningHub]:
     """A hub that serves inside the ``with`` block, and has told every session good-bye after it.
 
-    Raises ``BadSecrets``, ``SchemaTooNew``, ``StoreUnavailable`` or ``OSError`` (port in use) with
-    a sentence, and leaves nothing running.
+    Raises ``BadSecrets``, ``BadSetting``, ``SchemaTooNew``, ``SchemaTooOld``, ``StoreUnavailable`` or ``OSError``
+    (port in use) with a sentence, and leaves nothing running.
     """
-    limits, policy = settings.limits(), settings.policy()
-    store = open_store(settings)
-    await store.open()
-    try:
+    # Until the secrets are known lines are written under a key of the moment.
+    log.set_up(form=settings.log_format, level=settings.log_level, key=random_source.token_bytes(32), stream=sys.stderr)
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings, within_s=DATABASE_WITHIN_S)
+        stack.push_async_callback(store.close)
         made = not settings.secrets_path().exists()
         empty = await store.count_accounts() == 0
         secrets = hub_secrets.load_or_make(settings.secrets_path(), random_source.token_bytes, store_is_empty=empty)
         log.set_up(form=settings.log_format, level=settings.log_level, key=secrets.internal_key, stream=sys.stderr)
         metrics = Metrics(version=__version__, python=sys.version.split()[0], started_at=time.time())
-        bus = LocalBus()
+        bus = make_bus(settings, secrets, metrics)
+        stack.push_async_callback(bus.close)
         await bus.open()
-        appender = Appender(store, bus, metrics, wall=time.time)
-        accounts = Accounts(
-            store,
-            bus,
-            mailer or make_mailer(settings, terminal),
-            secrets,
-            policy=policy,
-            limits=limits,
-            sign_up=SignUp(settings.sign_up, settings.allowlist),
-            code_limits=code_limits or CodeLimits(hub=(Span(settings.codes_per_hour, 3_600.0),)),
-            clock=time.time,
-            random=random_source.token_bytes,
-            mailed=metrics.codes.add,
-        )
+        mails = mailer or make_mailer(settings, terminal)
+        accounts = _accounts(settings, store, bus, mails, secrets, metrics, code_limits)
+        stack.push_async_callback(accounts.close)
         await accounts.open()
-        http = Http(
-            metrics=metrics,
-            store_ping=store.ping,
-            limits=limits,
-            sign_up=settings.sign_up,
-            metrics_for=settings.metrics,
-            trusted_proxies=settings.trusted_proxies if settings.behind_proxy else (),
-            allowed_origins=settings.allowed_origins,
-        )
-        server = HubServer(
-            store=store,
-            bus=bus,
-            services=Services(
-                store=store,
-                bus=bus,
-                accounts=accounts,
-                appender=appender,
-                metrics=metrics,
-                limits=limits,
-                quota_bytes=policy.quota_bytes,
-                wall=time.time,
-            ),
-            fanout=Fanout(bus, sessions_per_account_max=limits.sessions_per_account_max),
-            http=http,
-            metrics=metrics,
-            sign_up=settings.sign_up,
-            limits=limits,
-            policy=policy,
-            sessions_max=settings.sessions_max,
-        )
+        appender = Appender(store, bus, metrics, wall=time.time)
+        server = _server(settings, store, bus, accounts, appender, metrics)
         # Devices may dial at once; they are answered when the port's number is known to all.
         port = await server.listen(settings.host, settings.port, settings.hub_urls, _tls(settings))
         hub = RunningHub(server, accounts, store, metrics, settings.host, port, made)
-        work = [
-            appender.run(),
-            _every(policy.revocation_recheck_s, server.recheck_revocations),
-            _every(upkeep_every_s, lambda: upkeep(hub, settings)),
-        ]
+        work = [appender.run(), server.watch(), _every(upkeep_every_s, lambda: upkeep(hub, settings))]
         async with _background(work, server, appender):
             yield hub
-        await accounts.close()
-        await bus.close()
-    finally:
-        await store.close()
+
+
+def _accounts(
+    settings: Settings,
+    store: Store,
+    bus: Bus,
+    mailer: Mailer,
+    secrets: Secrets,
+    metrics: Metrics,
+    code_limits: CodeLimits | None,
+) -> Accounts:
+    return Accounts(
+        store,
+        bus,
+        mailer,
+        secrets,
+        policy=settings.policy(),
+        limits=settings.limits(),
+        sign_up=SignUp(settings.sign_up, settings.allowlist),
+        code_limits=code_limits or CodeLimits(hub=(Span(settings.codes_per_hour, 3_600.0),)),
+        clock=time.time,
+        random=random_source.token_bytes,
+        mailed=metrics.codes.add,
+    )
+
+
+def _server(
+    settings: Settings, store: Store, bus: Bus, accounts: Accounts, appender: Appender, metrics: Metrics
+) -> HubServer:
+    limits, policy = settings.limits(), settings.policy()
+    http = Http(
+        metrics=metrics,
+        store_ping=store.ping,
+        limits=limits,
+        sign_up=settings.sign_up,
+        metrics_for=settings.metrics,
+        trusted_proxies=settings.trusted_proxies if settings.behind_proxy else (),
+        allowed_origins=settings.allowed_origins,
+    )
+    services = Services(
+        store=store,
+        bus=bus,
+        accounts=accounts,
+        appender=appender,
+        metrics=metrics,
+        limits=limits,
+        quota_bytes=policy.quota_bytes,
+        wall=time.time,
+    )
+    return HubServer(
+        store=store,
+        bus=bus,
+        services=services,
+        fanout=Fanout(bus, sessions_per_account_max=limits.sessions_per_account_max),
+        http=http,
+        metrics=metrics,
+        sign_up=settings.sign_up,
+        limits=limits,
+        policy=policy,
+        sessions_max=settings.sessions_max,
+    )
 
 
 def make_mailer(settings: Settings, terminal: TextIO) -> Mailer:
