@@ -323,6 +323,7 @@ async def test_over_tls(tmp_path, monkeypatch):
             assert await ear.next() == notice
         monkeypatch.setattr("hub.bus.redis.OPEN_WITHIN_S", 0.3)
         async with opened(f"rediss://127.0.0.1:{port}") as bus:
+            await until(lambda: bus._why)
             assert not bus.connected, "a certificate of an unknown authority was taken"
             assert isinstance(bus._why.__context__, ssl.SSLCertVerificationError)
 

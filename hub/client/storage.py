@@ -559,16 +559,19 @@ class SqliteStorage:
         path.chmod(0o600)
         self._db = sqlite3.connect(path, isolation_level=None)
         self._inside = False
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         self._db.execute("pragma busy_timeout = 5000")
-        self._prepare()
-
-    def _prepare(self) -> None:
         with self.transaction():
             (version,) = self._db.execute("pragma user_version").fetchone()
             if version > SCHEMA_VERSION:
-                self._db.close()
                 raise StorageTooNew(f"the file has format {version}; this program knows {SCHEMA_VERSION}")
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):

@@ -41,11 +41,17 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = normal")
         (version,) = self._db.execute("pragma user_version").fetchone()
         if version > SCHEMA_VERSION:
-            self._db.close()
             raise ValueError(f"{path} was written by a newer version of this program")
         if version == 0:
             self._db.executescript(f"begin; {SCHEMA} pragma user_version = {SCHEMA_VERSION}; commit;")

@@ -86,8 +86,18 @@ class File:
         db = sqlite3.connect(self._path, isolation_level=None)
         # FULL syncs the WAL at every commit; NORMAL would lose the last commits in a power cut.
         wal = ("journal_mode = wal", "wal_autocheckpoint = 4000", f"journal_size_limit = {WAL_BYTES_MAX}")
-        for pragma in (f"busy_timeout = {BUSY_TIMEOUT_MS}", *wal, "foreign_keys = on", "temp_store = memory", *pragmas):
-            db.execute(f"pragma {pragma}")
+        try:
+            for pragma in (
+                f"busy_timeout = {BUSY_TIMEOUT_MS}",
+                *wal,
+                "foreign_keys = on",
+                "temp_store = memory",
+                *pragmas,
+            ):
+                db.execute(f"pragma {pragma}")
+        except sqlite3.Error:  # what is no database shows here
+            db.close()
+            raise
         return db
 
     def _take_lock(self) -> sqlite3.Connection:
