@@ -78,6 +78,23 @@ async def test_edits_made_offline_arrive_later_in_both_directions(place: Place, 
             assert sorted(b.collection("notes").items()) == [("from a", 2), ("from b", 1)]
 
 
+async def test_a_running_device_that_signs_in_anew_loses_no_edit(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        notes, former = a.collection("notes"), a.device_id
+        notes.put("before", 1)
+        await a.synced(10)
+        await a.request_code(ANNA)
+        assert a.device_id != former
+        notes.put("between", 2)
+        await a.enrol((await place.mailbox.next()).code)
+        notes.put("after", 3)
+        await a.synced(10)
+        assert (a.status.unsynced, a.status.parked) == (0, 0)
+        async with device(place, tmp_path / "b", a.key_code()) as b:
+            await b.synced(10)
+            assert dict(b.collection("notes").items()) == {"before": 1, "between": 2, "after": 3}
+
+
 async def test_unsent_edits_survive_a_restart_of_the_device(place: Place, tmp_path: Path) -> None:
     async with device(place, tmp_path / "a") as a:
         key = a.key_code()

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
 from hub.client import HubClient, connection
-from hub.client.connection import Closed
+from hub.client.connection import Closed, canonical_url
 from hub.client.storage import MemoryStorage
 from hub.terms import SUBPROTOCOL
 from hub.wire import messages as m
@@ -274,3 +274,14 @@ def test_retry_after_is_seconds_or_a_date(said, low, high):
 
 def test_what_is_no_http_answer_says_nothing_of_when_to_come_back():
     assert connection._retry_after_s(ConnectionRefusedError()) == 0.0
+
+
+@pytest.mark.parametrize("host", ["127.evil.example", "127.0.0.1.example.org", "127.1", "[::2]", "localhost.example"])
+def test_without_tls_a_name_that_looks_like_this_machine_is_not_dialled(host):
+    with pytest.raises(ValueError, match="without TLS"):
+        canonical_url(f"http://{host}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
+def test_without_tls_this_machine_is_dialled(host):
+    assert canonical_url(f"http://{host}:8080") == f"ws://{host}:8080/v1/ws"

@@ -384,6 +384,8 @@ class HubClient:
     def _become_new_device(self) -> None:
         self._set(device_id=None, device_seed=None, account_id=None, blocked=None, spaces=None, attempt=None)
         self._engine.device.set_identity(_identity(self._storage, self._app_id))
+        # A line that stands was proved by the older device: what the new one seals would be refused on it.
+        self._carry([Hangup("this is a new device")])
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():

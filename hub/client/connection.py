@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import random
 import secrets
 import time
@@ -75,11 +76,18 @@ def canonical_url(text: str) -> str:
         raise ValueError(f"{text!r} is no URL") from None
     if parts.scheme not in scheme or not host or parts.path not in ("", "/", PATH):
         raise ValueError(f"{text!r} is no address of a hub, like https://hub.example.org")
-    if scheme[parts.scheme] == "ws" and host not in ("localhost", "::1") and not host.startswith("127."):
+    if scheme[parts.scheme] == "ws" and not _is_this_machine(host):
         raise ValueError(f"{text!r}: without TLS a hub is dialled on this machine only; write https://")
     shown = f"[{host}]" if ":" in host else host
     default = 443 if scheme[parts.scheme] == "wss" else 80
     return f"{scheme[parts.scheme]}://{shown}{f':{port}' if port and port != default else ''}{PATH}"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org may lead anywhere
+        return host == "localhost"
 
 
 async def dial(url: str) -> ClientConnection:
