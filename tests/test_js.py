@@ -1,0 +1,73 @@
+"""The JavaScript client's own tests, as part of this suite: a file of theirs is a test of ours.
+
+Needs Node 20 or newer; its packages are installed from the lock file when they are not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services import used_service
+
+FOLDER = Path(__file__).parent.parent / "clients" / "js"
+FILES = sorted((FOLDER / "test").glob("*.test.js"))
+NODE_MAJOR = 20
+STAMP = FOLDER / "node_modules" / ".package-lock.json"  # npm writes it last
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@functools.cache
+def why_not() -> str:
+    """Why the tests cannot run here; empty when they can."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        return "node and npm are not on this machine"
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version[1:].partition(".")[0]) < NODE_MAJOR:
+        return f"node {version} is older than {NODE_MAJOR}"
+    used_service("Node", version[1:])
+    if not STAMP.exists() or STAMP.stat().st_mtime < (FOLDER / "package-lock.json").stat().st_mtime:
+        subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"], cwd=FOLDER, check=True)
+        STAMP.touch()
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def node():
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    # The tests that speak with a Python device or hub use this very interpreter.
+    env = os.environ | {"HUB_PYTHON": sys.executable, "NODE_NO_WARNINGS": "1"}
+    return subprocess.run(words, cwd=FOLDER, env=env, capture_output=True, text=True)
+
+
+def test_there_are_tests():
+    assert len(FILES) > 15
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_javascript(file):
+    done = run("node", "--test", "--test-reporter=tap", str(file))
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+    counts = {
+        name: int(number) for name, number in re.findall(r"^# (tests|pass|skipped|todo) (\d+)", done.stdout, re.M)
+    }
+    assert counts["pass"] == counts["tests"] > 0, f"not all ran: {counts}\n{done.stdout[-4_000:]}"
+    assert counts["skipped"] == counts["todo"] == 0
+
+
+def test_the_types_hold():
+    done = run("npm", "run", "--silent", "types")
+    assert done.returncode == 0, done.stdout[-8_000:]
