@@ -22,6 +22,7 @@ from hub.accounts import Accounts, SignUp
 from hub.appender import Appender
 from hub.bus import Bus
 from hub.config import Settings
+from hub.errors import StoreUnavailable
 from hub.fanout import Fanout
 from hub.http import Http
 from hub.keepers import DATABASE_WITHIN_S, make_bus, open_store
@@ -202,6 +203,8 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
         try:
             await work()
+        except StoreUnavailable:
+            log.get().warning("background work was put off: the store does not answer")
         except Exception as exc:
             log.get().error("background work failed", exc_info=exc)
 
