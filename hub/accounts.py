@@ -49,6 +49,7 @@ from hub.wire.messages import (
     Enrol,
     RequestCode,
     RevokeDevices,
+    Vouch,
 )
 
 DAY_S = 86_400
@@ -480,27 +481,24 @@ class Accounts:
     async def revoke_devices(self, msg: RevokeDevices, caller: Caller) -> Done:
         """Revoke all of these or none, durable on return; their sessions are closed soon after, the caller's own too.
 
-        Itself is always allowed.  Raises ``Refusal``: ``forbidden``, ``probation``, ``not_found``.
+        Itself is always allowed; an app revokes its own app's devices, and none with more rights than itself.
+        Raises ``Refusal``: ``probation``, ``not_found``, ``forbidden``.
         """
         me = await self._device_of(caller)
         now = self._clock()
         if set(msg.device_ids) != {me.device_id}:
-            if me.scope != "account":
-                raise Refusal("forbidden")
             _refuse_on_probation(me, now)
-            await self._refuse_unknown(caller.account_id, msg.device_ids)
+            for device_id in msg.device_ids:
+                other = await self._store.device(device_id)
+                if other is None or other.account_id != me.account_id:
+                    raise Refusal("not_found")
+                _refuse_beyond(me, other)
         revoked = await self._store.revoke(caller.account_id, msg.device_ids, now)
         # All that were asked for: the answer to an earlier request may have been lost before its notice went out.
         self._bus.publish(caller.account_id, DevicesRevoked(tuple(msg.device_ids)))
         for device_id in revoked:
             self._tell(caller.account_id, "device_revoked", device_id=device_id, at=now)
         return Done(msg.request)
-
-    async def _refuse_unknown(self, account_id: AccountId, device_ids: Sequence[DeviceId]) -> None:
-        for device_id in device_ids:
-            device = await self._store.device(device_id)
-            if device is None or device.account_id != account_id:
-                raise Refusal("not_found")
 
     async def approve_device(self, msg: ApproveDevice, caller: Caller) -> Done:
         """End a device's probation.  An app approves its own app's devices, and none with more rights than itself.
@@ -513,11 +511,68 @@ class Accounts:
         other = await self._store.device(msg.device_id)
         if other is None or other.account_id != me.account_id or other.revoked_at is not None:
             raise Refusal("not_found")
-        if me.scope != "account" and (other.scope, other.app_id) != (me.scope, me.app_id):
-            raise Refusal("forbidden")
+        _refuse_beyond(me, other)
         if not await self._store.approve(me.account_id, msg.device_id):
             raise Refusal("not_found")
         self._tell(me.account_id, "device_approved", device_id=msg.device_id, at=now)
+        return Done(msg.request)
+
+    # --- pairing -----------------------------------------------------------------------------
+
+    async def open_pairing(self, caller: Caller | None, ip: str) -> None:
+        """Count a device that comes to a pairing: one of the account's, or with ``caller`` None a newcomer.
+
+        Raises ``Refusal``: ``probation``, ``slow_down``.
+        """
+        now = self._clock()
+        if caller is None:
+            charge = self._limiter.newcomer(ip)
+        else:
+            me = await self._device_of(caller)
+            _refuse_on_probation(me, now)
+            charge = self._limiter.pairing(me.account_id)
+        if wait := await self._store.spend([charge], now):
+            raise Refusal("slow_down", "too many pairings; wait and try again", retry_after_s=wait)
+
+    async def vouch(self, msg: Vouch, caller: Caller) -> Done:
+        """Enrol a device on the caller's word, durable on return: an app device of the caller's app, trusted at once.
+
+        Asked again for the same key it changes nothing, but ends the device's probation.
+        Raises ``Refusal``: ``bad_device_key``, ``probation``, ``device_exists``, ``too_many``.
+        """
+        me = await self._device_of(caller)
+        now = self._clock()
+        _refuse_on_probation(me, now)
+        if not is_valid_public_key(msg.device_pk):
+            raise Refusal("bad_device_key")
+        if other := await self._store.device(msg.device_id):
+            return await self._vouch_again(msg, me, other, now)
+        device = Device(
+            device_id=msg.device_id,
+            account_id=me.account_id,
+            device_pk=msg.device_pk,
+            scope="app",
+            app_id=me.app_id,
+            enrolled_via="pairing",
+            enrolled_at=now,
+            last_seen_day=int(now // DAY_S),
+        )
+        await self._store.add_device(
+            device, per_account_max=self._limits.devices_per_account_max, per_app_max=self._limits.devices_per_app_max
+        )
+        self._tell(me.account_id, "device_enrolled", device_id=msg.device_id, at=now)
+        return Done(msg.request)
+
+    async def _vouch_again(self, msg: Vouch, me: Device, other: Device, now: float) -> Done:
+        same = (
+            other.account_id == me.account_id
+            and hmac.compare_digest(other.device_pk, msg.device_pk)
+            and (other.scope, other.app_id, other.revoked_at) == ("app", me.app_id, None)
+        )
+        if not same:
+            raise Refusal("device_exists")
+        if other.probation_until is not None and await self._store.approve(me.account_id, other.device_id):
+            self._tell(me.account_id, "device_approved", device_id=other.device_id, at=now)
         return Done(msg.request)
 
     # --- deletions ---------------------------------------------------------------------------
@@ -655,6 +710,12 @@ async def add_invite(
 def space_id_of(space_pk: bytes) -> SpaceId:
     """The id that a space's first public key gives it; docs/protocol.md "Spaces"."""
     return hashlib.sha256(LABEL + b"space-id\0" + space_pk).digest()[:ID_BYTES]
+
+
+def _refuse_beyond(me: Device, other: Device) -> None:
+    """An app decides about devices of the same app, and about none that may do more than itself."""
+    if me.scope != "account" and (other.scope, other.app_id) != (me.scope, me.app_id):
+        raise Refusal("forbidden")
 
 
 def _refuse_on_probation(device: Device, now: float) -> None:

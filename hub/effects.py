@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from hub.bus import Signalled
+from hub.bus import PairingPassed, Signalled
 from hub.store import Append, Device, Space
 from hub.terms import CollectionId, DeviceId, Incarnation, Seq, SpaceId
 from hub.wire import messages as m
@@ -52,7 +52,11 @@ class Ask(NamedTuple):
     what: Any
 
 
-Effect = Send | Close | LetIn | Opened | Ask
+class LeavePairing(NamedTuple):
+    """The pairing is over: hear nothing more of its channel."""
+
+
+Effect = Send | Close | LetIn | Opened | Ask | LeavePairing
 
 
 # --- what a session asks for -----------------------------------------------------------------
@@ -135,6 +139,18 @@ class PassOn(NamedTuple):
     """Hand an ephemeral message to the space's other devices.  Answer: None."""
 
     notice: Signalled
+
+
+class JoinPairing(NamedTuple):
+    """Hear what is handed over at a pairing's channel, and of no other.  Answer: None."""
+
+    channel: bytes
+
+
+class PassPairing(NamedTuple):
+    """Hand a frame to the other session at a pairing's channel.  Answer: None."""
+
+    notice: PairingPassed
 
 
 class Known(NamedTuple):

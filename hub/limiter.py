@@ -137,12 +137,14 @@ KEY_BYTES = 16
 class CodeLimits:
     """How many codes may be asked for.  Every number is tested at n and n+1."""
 
-    address: tuple[Span, ...] = (Span(3, 900.0), Span(5, HOUR_S), Span(10, DAY_S))  # 10 codes = 50 guesses a day
+    address: tuple[Span, ...] = (Span(5, 900.0), Span(6, HOUR_S), Span(10, DAY_S))  # 10 codes = 50 guesses a day
     near: tuple[Span, ...] = (Span(10, HOUR_S), Span(30, DAY_S))  # one IPv4 address or IPv6 /64
     wide: tuple[Span, ...] = (Span(60, HOUR_S),)  # one /24 or /48
     origin: tuple[Span, ...] = (Span(60, HOUR_S),)  # one web page; browsers cannot forge it
     hub: tuple[Span, ...] = (Span(100, HOUR_S),)
     accounts: tuple[Span, ...] = (Span(5, DAY_S),)  # new ones from one IPv4 address or IPv6 /64
+    pairings: tuple[Span, ...] = (Span(3, 180.0), Span(30, DAY_S))  # opened by an account's devices; each lasts 180 s
+    newcomers: tuple[Span, ...] = (Span(20, HOUR_S),)  # to pairings, from one IPv4 address or IPv6 /64
 
     def stranger(self) -> tuple[Span, ...]:
         """What one network may use of an address's budget: half, so that a stranger cannot lock its owner out."""
@@ -150,7 +152,9 @@ class CodeLimits:
 
     def longest_s(self) -> float:
         """After so many seconds nothing that was counted decides anything."""
-        every = (self.address, self.near, self.wide, self.origin, self.hub, self.accounts)
+        every = (
+            self.address, self.near, self.wide, self.origin, self.hub, self.accounts, self.pairings, self.newcomers,
+        )  # fmt: skip
         return max(span.seconds for spans in every for span in spans)
 
 
@@ -191,6 +195,14 @@ class CodeLimiter:
     def account(self, ip: str) -> Charge:
         """What a new account is taken from."""
         return self._charge(b"accounts", prefixes_of(ip).near, self._limits.accounts)
+
+    def pairing(self, account_id: bytes) -> Charge:
+        """What a pairing that a device of this account opens is taken from."""
+        return self._charge(b"pairings", account_id, self._limits.pairings)
+
+    def newcomer(self, ip: str) -> Charge:
+        """What a device that comes to a pairing without being known is taken from."""
+        return self._charge(b"newcomers", prefixes_of(ip).near, self._limits.newcomers)
 
     def hub(self) -> Charge:
         """What all codes are taken from."""

@@ -24,11 +24,12 @@ from websockets.protocol import State
 
 from hub import log
 from hub.bus import Bus, Notice, SessionOpened
-from hub.effects import AppendDrafts, Ask, Close, Effect, LetIn, Opened, Send
+from hub.effects import AppendDrafts, Ask, Close, Effect, JoinPairing, LeavePairing, LetIn, Opened, Send
 from hub.errors import HubError, Refusal, StoreUnavailable
 from hub.fanout import Fanout, Member
 from hub.http import Door, Http
 from hub.inquiries import Revocations
+from hub.meeting import place_of
 from hub.metrics import Metrics
 from hub.services import Services, Visitor
 from hub.session import LEAVE_WITHIN_S, Session
@@ -41,6 +42,7 @@ REQUEST_WITHIN_S = 5.0  # how long a client may take to send its HTTP request
 FRAMES_READ_AHEAD = 4  # bounds what one socket holds in memory before its session looks at it
 WRITE_LIMIT = 65_536  # bytes handed to the socket before the writer waits
 LOOK_EVERY_S = 3.0  # how often a running hub looks whether the log was restored under it
+SESSIONS_PER_PAIRING_MAX = 4  # on one replica: the two that pair, and who may be told that they come too late
 RETRY_AFTER_S = (1.0, 4.0)  # between these a device that is sent away comes back
 
 
@@ -63,6 +65,8 @@ class Peer(Member):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._at_pairing = AtPairing(self)
+        self._pairing_place = b""
         self.session = Session(
             session_id=secrets.token_bytes(16),
             hub_urls=server.hub_urls,
@@ -88,6 +92,7 @@ class Peer(Member):
             await asyncio.gather(writer, *self._tasks, return_exceptions=True)
             if self._account_id:
                 await self._server.fanout.leave(self._account_id, self)
+            await self._leave_pairing()
 
     def notice(self, notice: Notice) -> None:
         """The bus has something for this session."""
@@ -162,6 +167,8 @@ class Peer(Member):
                     self._close(effect)
                 case Opened(device=device):
                     self._joining = self._spawn(self._join(device))
+                case LeavePairing():
+                    self._spawn(self._leave_pairing())
                 case LetIn():
                     # Semi-private in websockets 17; a test pins that it works.
                     self._socket.protocol.max_message_size = self._server.limits.frame_bytes_max
@@ -183,6 +190,8 @@ class Peer(Member):
     async def _answer(self, token: int, what: Any) -> None:
         try:
             result = await self._server.services.answer(what, self.session, self._visitor)
+            if isinstance(what, JoinPairing):
+                await self._join_pairing(place_of(what.channel))
         except HubError as exc:
             result = exc
         except Exception as exc:
@@ -221,6 +230,16 @@ class Peer(Member):
             log.get().error("a session could not begin", exc_info=exc)
             self._apply(self.session.end("internal"))
         self._server.seen.add(device.device_id)
+
+    async def _join_pairing(self, place: bytes) -> None:
+        await self._leave_pairing()
+        self._pairing_place = place
+        await self._server.pairings.join(place, self._at_pairing)
+
+    async def _leave_pairing(self) -> None:
+        place, self._pairing_place = self._pairing_place, b""
+        if place:
+            await self._server.pairings.leave(place, self._at_pairing)
 
     def _announce(self) -> None:
         """Tell the device's other sessions which is the newest; one that is closed itself tells nothing."""
@@ -279,6 +298,24 @@ class Peer(Member):
             self._schedule()
 
 
+class AtPairing(Member):
+    """A peer where a pairing's frames are handed over; of its account it hears elsewhere."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.device_id: DeviceId = b""
+        self._peer = peer
+
+    def notice(self, notice: Notice) -> None:
+        """A frame."""
+        self._peer.notice(notice)
+
+    async def compare(self) -> None:
+        """A lost frame is lost; the people who wait for it try again."""
+
+    async def compare_witnesses(self) -> None:
+        """There are none."""
+
+
 class HubServer:
     """The listening socket, the sessions, and the work that goes on beside them."""
 
@@ -300,6 +337,7 @@ class HubServer:
         self.bus = bus
         self.services = services
         self.fanout = fanout
+        self.pairings = Fanout(bus, sessions_per_account_max=SESSIONS_PER_PAIRING_MAX)
         self.metrics = metrics
         self.hub_urls: Sequence[str] = ()  # known once the port is bound
         self.sign_up = sign_up
@@ -387,6 +425,7 @@ class HubServer:
                 socket.transport.abort()
         await self._server.wait_closed()
         await self.fanout.close()
+        await self.pairings.close()
 
     async def watch(self, draw: Callable[[], float] = random.random) -> None:
         """For ever: close sessions of revoked devices, and those of an earlier life of the log.

@@ -17,12 +17,14 @@ from hub.bus import Bus, Witnessed
 from hub.effects import (
     AppendDrafts,
     EnrolDevice,
+    JoinPairing,
     KeepWitness,
     Known,
     ListSpaces,
     LookUp,
     MakeSpace,
     PassOn,
+    PassPairing,
     ReadKept,
     ReadPage,
     ReadStates,
@@ -31,6 +33,7 @@ from hub.effects import (
     Served,
 )
 from hub.errors import Refusal
+from hub.meeting import place_of
 from hub.metrics import Metrics
 from hub.session import Session
 from hub.store import CollectionState, Device, Page, Store
@@ -90,6 +93,12 @@ class Services:
                 return await self._known(device)
             case Serve(message=message):
                 return await self._serve(message, self._caller(session, visitor), visitor)
+            case JoinPairing():
+                await self._accounts.open_pairing(self._caller(session, visitor), visitor.ip)
+                return None
+            case PassPairing(notice=handed):
+                self._bus.publish(place_of(handed.channel), handed)
+                return None
             case MakeSpace(message=message, proof_ok=proof_ok):
                 return await self._accounts.create_space(message, self._require(session, visitor), proof_ok)
         return await self._about_spaces(what, self._require(session, visitor))
@@ -170,6 +179,8 @@ class Services:
                 return Served(await self._accounts.revoke_devices(message, caller))
             case m.ApproveDevice():
                 return Served(await self._accounts.approve_device(message, caller))
+            case m.Vouch():
+                return Served(await self._accounts.vouch(message, caller))
             case m.DeleteSpace():
                 return Served(await self._accounts.delete_space(message, caller))
             case m.DeleteAccount():

@@ -8,6 +8,7 @@ effects: ``Send`` a frame, ``Ask`` the services something, ``Close``.  The shell
     new      hello                      within ``hello_within_s``
     looking  nothing; the device's key is being looked up
     greeted  auth, enrol, request_code  within ``auth_within_s``
+             open_pairing, pairing      within ``pairing_s``
     ready    everything else
     closed   nothing; whatever still arrives is dropped
 
@@ -21,7 +22,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hub import signing
-from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, Notice, SessionOpened, Signalled, Witnessed
+from hub.bus import (
+    AccountChanged,
+    DevicesRevoked,
+    HeadMoved,
+    Notice,
+    PairingPassed,
+    SessionOpened,
+    Signalled,
+    Witnessed,
+)
 from hub.effects import (
     AppendDrafts,
     Ask,
@@ -29,14 +39,17 @@ from hub.effects import (
     Desk,
     Effect,
     EnrolDevice,
+    JoinPairing,
     KeepWitness,
     Known,
+    LeavePairing,
     LetIn,
     ListSpaces,
     LookUp,
     MakeSpace,
     Opened,
     PassOn,
+    PassPairing,
     ReadKept,
     ReadStates,
     Send,
@@ -47,6 +60,7 @@ from hub.effects import (
 from hub.errors import Closing, Refusal, StoreUnavailable
 from hub.following import Following
 from hub.limiter import TokenBucket
+from hub.meeting import Meeting
 from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, Space
 from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Incarnation, Kind, Limits, Policy, SpaceId
 from hub.wire import messages as m
@@ -67,6 +81,7 @@ _SERVED = (
     m.ListDevices,
     m.RevokeDevices,
     m.ApproveDevice,
+    m.Vouch,
     m.DeleteSpace,
     m.DeleteAccount,
     m.CancelDeletion,
@@ -149,6 +164,8 @@ class Session:
         self._read_again_at: float | None = None
         self._read_again_after_s = READ_AGAIN_AFTER_S
         self._leaving: _Leaving | None = None
+        self._meeting: Meeting | None = None  # the pairing this session takes part in
+        self._joining = False  # a pairing is being opened
         self._last_sent_at = now
         self._now = now  # of the call under way; no clock is read
 
@@ -200,6 +217,8 @@ class Session:
     def noticed(self, notice: Notice, now: float) -> list[Effect]:
         """The bus carries something about this session's account."""
         self._now = now
+        if isinstance(notice, PairingPassed):
+            return self._pairing_passed(notice)
         if self.stage != "ready":
             return []
         assert self.facts is not None
@@ -285,7 +304,8 @@ class Session:
             return None
         stalled_at = self._last_sent_at + self._policy.stalled_within_s if self._is_paused() else None
         leave_by = self._leaving.by if self._leaving else None
-        times = (self._deadline, self._ping_at, self._pong_deadline, self._read_again_at, stalled_at, leave_by)
+        met = self._meeting.until if self._meeting else None
+        times = (self._deadline, self._ping_at, self._pong_deadline, self._read_again_at, stalled_at, leave_by, met)
         return min((time for time in times if time is not None), default=None)
 
     def timer_fired(self, now: float) -> list[Effect]:
@@ -301,7 +321,7 @@ class Session:
             return self._close("heartbeat_lost")
         if self._is_paused() and now >= self._last_sent_at + self._policy.stalled_within_s:
             return self._close("slow_consumer")
-        effects: list[Effect] = []
+        effects = self._end_meeting() if self._meeting and now >= self._meeting.until else []
         if self.facts and self._read_again_at is not None and now >= self._read_again_at:
             self._read_again_at = None
             effects += self.facts.following.read_again()
@@ -381,6 +401,10 @@ class Session:
                 return self._on_read_history(message)
             case m.Signal():
                 return self._on_signal(message)
+            case m.OpenPairing():
+                return self._on_open_pairing(message)
+            case m.Pairing():
+                return self._on_pairing(message)
         raise Refusal("out_of_turn")
 
     # --- handshake ---
@@ -418,6 +442,10 @@ class Session:
             return self._on_enrol(message)
         if isinstance(message, m.RequestCode) and message.purpose == "enrol":
             return [self._desk.ask(Serve(message), message.request, lambda served: [self._desk.send(served.message)])]
+        if isinstance(message, m.OpenPairing | m.Pairing):
+            return self._on_newcomer(message)
+        if isinstance(message, m.Ping) and self._meeting:
+            return [self._desk.send(m.Pong())]
         return self._close("malformed", "prove the device first")
 
     def _on_auth(self, message: m.Auth) -> list[Effect]:
@@ -671,6 +699,59 @@ class Session:
         if not wanted or self._is_paused() or notice.space_id not in self.facts.entered:
             return []
         return [self._desk.send(m.Signal(0, notice.space_id, notice.body, notice.to_device, notice.from_device))]
+
+    # --- pairing ---
+
+    def _on_newcomer(self, message: m.OpenPairing | m.Pairing) -> list[Effect]:
+        try:
+            return self._on_open_pairing(message) if isinstance(message, m.OpenPairing) else self._on_pairing(message)
+        except Refusal as exc:
+            return [self._refuse(message.request, exc)]
+
+    def _on_open_pairing(self, message: m.OpenPairing) -> list[Effect]:
+        if self._joining:
+            raise Refusal("overloaded", "wait for the answer to the earlier one", retry_after_s=0.1)
+        self._joining = True
+        if self.stage == "greeted":
+            # A slow store must not cost the newcomer the connection.
+            self._deadline = None
+        trusted = self.stage == "ready"
+
+        def joined(_: None) -> list[Effect]:
+            self._joining = False
+            until = self._now + self._policy.pairing_s
+            self._meeting = Meeting(
+                message.channel, self.session_id, message.request, trusted=trusted, limits=self._limits, until=until
+            )
+            if self.stage == "greeted":
+                self._deadline = until
+            return [self._desk.send(m.Done(message.request))]
+
+        def failed() -> list[Effect]:
+            self._joining = False
+            return []
+
+        return [*self._end_meeting(), self._desk.ask(JoinPairing(message.channel), message.request, joined, failed)]
+
+    def _on_pairing(self, message: m.Pairing) -> list[Effect]:
+        if self._meeting is None or self._meeting.channel != message.channel:
+            raise Refusal("not_found", "open the pairing first")
+        return [self._desk.ask(PassPairing(self._meeting.hand(message.body)), message.request, lambda _: [])]
+
+    def _pairing_passed(self, notice: PairingPassed) -> list[Effect]:
+        if self.stage == "closed" or self._meeting is None:
+            return []
+        try:
+            heard = self._meeting.hear(notice)
+        except Refusal as exc:
+            return [self._refuse(self._meeting.request, exc), *self._end_meeting()]
+        if isinstance(heard, PairingPassed):
+            return [self._desk.ask(PassPairing(heard), None, lambda _: [])]
+        return [self._desk.send(m.Pairing(0, notice.channel, heard))] if heard else []
+
+    def _end_meeting(self) -> list[Effect]:
+        met, self._meeting = self._meeting, None
+        return [LeavePairing()] if met else []
 
     # --- account ---
 

@@ -97,6 +97,8 @@ class Limits:
     sessions_per_account_max: int = 32
     signal_bytes_max: int = 4_096
     witness_bytes_max: int = 4_096
+    pairing_bytes_max: int = 2_048  # one frame between two devices that pair; fits before auth
+    pairing_frames_max: int = 8  # both ways together, in one pairing
     page_bytes: int = 131_072  # a changes frame stops growing beyond this
     page_changes: int = 500
     queued_bytes_max: int = 1_048_576  # to one session; beyond it the session is sent heads only
@@ -122,6 +124,7 @@ class Policy:
     probation_s: float = 72 * 3_600.0
     probation_lookback_s: float = 90 * 86_400.0  # other devices seen within this put a mailed one on probation
     deletion_delay_s: float = 72 * 3_600.0
+    pairing_s: float = 180.0  # from opening to the end of a pairing
     fresh_code_s: float = 600.0  # how recent a code must be for destructive account operations
     code_lifetime_s: float = 600.0
     code_tries_max: int = 5

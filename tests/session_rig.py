@@ -17,13 +17,16 @@ from hub.effects import (
     Ask,
     Close,
     Effect,
+    JoinPairing,
     KeepWitness,
     Known,
+    LeavePairing,
     ListSpaces,
     LookUp,
     MakeSpace,
     Opened,
     PassOn,
+    PassPairing,
     ReadKept,
     ReadPage,
     ReadStates,
@@ -120,6 +123,7 @@ class Rig:
         self.opened: Opened | None = None
         self.asked: list[Ask] = []
         self.published: list[Any] = []
+        self.pairing = b""  # the channel that is heard
         self.hello = b""
         self.challenge = b""
         self.fail_with: dict[type, Exception] = {}
@@ -148,6 +152,8 @@ class Rig:
                     self.closed = effect
                 case Opened():
                     self.opened = effect
+                case LeavePairing():
+                    self.pairing = b""
                 case Ask():
                     self.asked.append(effect)
 
@@ -190,6 +196,12 @@ class Rig:
                 return (await store.append([append], self.now))[0]
             case PassOn(notice=notice):
                 self.published.append(notice)
+                return None
+            case JoinPairing(channel=channel):
+                self.pairing = channel
+                return None
+            case PassPairing(notice=handed):
+                self.published.append(handed)
                 return None
             case Serve(message=msg):
                 return Served(m.Done(msg.request))

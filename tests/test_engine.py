@@ -9,7 +9,7 @@ import pytest
 
 from hub.client.device import Hangup, Send, Wiped
 from hub.client.storage import MemoryStorage, SqliteStorage, State
-from hub.client.strategies import MISSING, THEIRS, Conflict, last_writer_wins, manual, per_field
+from hub.client.strategies import MISSING, THEIRS, Conflict, counter_sum, last_writer_wins, manual, per_field
 from hub.errors import REFUSALS
 from hub.terms import Kind
 from hub.wire import messages as m
@@ -676,6 +676,36 @@ def test_a_hub_restored_from_an_older_backup_is_healed_and_nothing_local_goes_aw
     z = world.peer("z")
     world.settle()
     assert z.items() == x.items()
+
+
+def test_the_same_count_from_two_changes_heals_a_hub_without_counting_twice():
+    world, x, y = synced(counter_sum("n"), "xy")
+    backup = world.hub.backup()
+    x.put("a", {"n": 5})
+    world.quiesce()
+    x.cut()
+    for n in (6, 5):
+        y.put("a", {"n": n})
+        world.quiesce()
+    y.cut()
+    world.hub.restore(backup, b"J" * 16)
+    for peer in (y, x):
+        peer.connect()
+        world.quiesce()
+    assert x.items() == y.items() == {"a": {"n": 5}}
+    assert where(x) == where(y) == ("synced", 0, 0)
+
+
+def test_two_equal_counts_add_up_also_of_a_counter_that_both_have_made():
+    world, x, y = synced(counter_sum("n"), "xy")
+    for total in (2, 4):
+        x.cut()
+        y.put("a", {"n": total - 1})
+        world.quiesce()
+        x.put("a", {"n": total - 1})
+        world.settle()
+        assert x.items() == y.items() == {"a": {"n": total}}
+    assert where(x) == ("synced", 0, 0)
 
 
 # --- off, on, and wiped ---

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -16,11 +18,14 @@ from time import perf_counter
 
 import pytest
 
+from hub.client.connection import canonical_url
 from hub.client.keycode import key_code
+from hub.client.pairing import pairing_code
 from hub.folder.cli import _time, main
 from hub.folder.command import ALARMED, FAILED, MISUSED, NOT_IN_TIME, NOT_SIGNED_IN, OK
 from hub.folder.files import CHUNK_BYTES
 from hub.folder.home import Home
+from hub.folder.login import wrong_words
 from hub.running import RunningHub
 from tests.folder_rig import ADDRESS, Device, Terminal, command_line, newest_code, same, serving, signed_in, until
 
@@ -108,6 +113,148 @@ async def test_a_wrong_key_is_refused_precisely_and_nothing_is_made(
     assert await cellar.login(hub[0].url, hub[1], "--key", right.lower()) == OK
     assert await cellar.login(hub[0].url, hub[1], "--key", key_code(bytes(32), 0)) == FAILED
     assert "has another key already" in capsys.readouterr().err
+
+
+# --- pairing ---
+
+
+async def said_code(capsys: pytest.CaptureFixture[str], said: list[str]) -> str:
+    """The pairing code among what was printed; ``said`` gathers all of it."""
+
+    def found() -> list[str]:
+        said.append(capsys.readouterr().out)
+        return re.findall(r"HUBPAIR1[A-Z0-9]+/\S+", "".join(said))
+
+    await until(lambda: bool(found()))
+    return found()[-1]
+
+
+async def said_digits(capsys: pytest.CaptureFixture[str], said: list[str]) -> str:
+    """The six digits among what was printed."""
+
+    def found() -> list[str]:
+        said.append(capsys.readouterr().out)
+        return re.findall(r"six digits on .*: ([0-9]{3} [0-9]{3})", "".join(said))
+
+    await until(lambda: bool(found()))
+    return found()[-1]
+
+
+async def paired(
+    attic: Device, cellar: Device, hub_url: str, shown_by: str, capsys: pytest.CaptureFixture[str], answer: str = ""
+) -> tuple[int, int, str]:
+    """Pair as a person at two terminals; both exit statuses, and all that was said."""
+    said: list[str] = []
+    digits = cellar.home.with_suffix(".digits")
+    digits.unlink(missing_ok=True)
+    if shown_by == "attic":
+        old = asyncio.create_task(attic.command("pair", "--code-from", str(digits)))
+        code = await said_code(capsys, said)
+        new = asyncio.create_task(cellar.command("login", "--pair", code, "--device-name", "cellar"))
+    else:
+        words = ("login", "--hub", hub_url, "--pair", "--code-from", str(digits), "--device-name", "cellar")
+        new = asyncio.create_task(cellar.command(*words))
+        code = await said_code(capsys, said)
+        old = asyncio.create_task(attic.command("pair", code))
+    shown = await said_digits(capsys, said)
+    digits.write_text((answer or shown) + "\n")
+    statuses = await old, await new
+    left = capsys.readouterr()
+    return *statuses, "".join(said) + left.out + left.err
+
+
+@pytest.mark.parametrize("shown_by", ["attic", "cellar"])
+async def test_a_device_is_added_at_one_scan_without_mail_or_key_code(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str], shown_by: str
+) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    attic.write("a.txt", "from attic")
+    await attic.once()
+    cellar = Device(tmp_path, "cellar")
+    capsys.readouterr()
+    old, new, said = await paired(attic, cellar, hub[0].url, shown_by, capsys)
+    assert (old, new) == (OK, OK), said
+    assert 'Added "cellar".' in said and "This device was added." in said and "▀" in said
+    assert hub[1].getvalue().count("Your code:") == 1  # the mail of the first device, no other
+    assert (await asyncio.to_thread(main, ["key", "--home", str(cellar.home)])) == OK
+    await cellar.once()
+    assert cellar.tree() == {"a.txt": b"from attic"}
+    assert await cellar.command("login", "--hub", hub[0].url, "--pair") == OK  # twice changes nothing
+
+
+@pytest.mark.parametrize("shown_by", ["attic", "cellar"])
+async def test_wrong_digits_add_nobody(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str], shown_by: str
+) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    cellar = Device(tmp_path, "cellar")
+    capsys.readouterr()
+    old, new, said = await paired(attic, cellar, hub[0].url, shown_by, capsys, answer="12345")
+    assert (old, new) == (FAILED, FAILED), said
+    assert "not the six digits" in said and "was cancelled" in said
+    assert await cellar.command("key") == NOT_SIGNED_IN
+
+
+async def test_a_name_with_tricks_does_not_move_the_cursor(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    said: list[str] = []
+    capsys.readouterr()
+    digits = tmp_path / "digits"
+    old = asyncio.create_task(attic.command("pair", "--code-from", str(digits)))
+    code = await said_code(capsys, said)
+    words = ("login", "--pair", code, "--device-name", "\x1b[2Jcellar")
+    new = asyncio.create_task(Device(tmp_path, "cellar").command(*words))
+    digits.write_text(await said_digits(capsys, said))
+    assert (await old, await new) == (OK, OK)
+    everything = "".join(said) + capsys.readouterr().out
+    assert "\x1b" not in everything and "\\x1b[2Jcellar" in everything
+
+
+async def test_pairing_beside_a_running_folder_says_what_to_do(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    with Home(attic.home).locked():
+        assert await attic.command("pair") == FAILED
+    assert "stop it while you add" in capsys.readouterr().err
+    assert await Device(tmp_path, "cellar").command("pair") == NOT_SIGNED_IN
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--email", ADDRESS), "which hub?"),
+        (("--hub", "http://127.0.0.1:1"), "with --email ADDRESS, or with --pair"),
+        (("--hub", "http://127.0.0.1:1", "--email", ADDRESS, "--pair"), "with --email ADDRESS, or with --pair"),
+        (("--pair",), "which hub?"),
+        (("--pair", "HUBPAIR1QQ"), "too few characters"),
+        (("--pair", "HUBKEY1QQ"), "begins with HUBPAIR1"),
+    ],
+)
+def test_login_by_pairing_says_which_words_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["login", "--home", str(tmp_path / "home"), *words])
+    assert ended.value.code == MISUSED and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("wss://hub.example.org/v1/ws", "https://hub.example.org"),
+        ("wss://hub.example.org:8443/v1/ws", "https://hub.example.org:8443"),
+        ("ws://127.0.0.1:8080/v1/ws", "http://127.0.0.1:8080"),
+        ("ws://localhost/v1/ws", "http://localhost"),
+        ("ws://[::1]:8080/v1/ws", "http://[::1]:8080"),
+    ],
+)
+def test_a_scanned_code_tells_where_the_hub_is(host: str, url: str) -> None:
+    code = pairing_code(b"p" * 32, b"s" * 32, host, has_key=True)
+    options = argparse.Namespace(email=None, pair=code, hub=None)
+    assert wrong_words(options) == "" and options.hub == url and canonical_url(url) == host
 
 
 async def test_a_wrong_code_signs_nobody_in(

@@ -302,7 +302,7 @@ def test_every_decision_is_short_and_says_what_it_costs():
 # --- the vectors -----------------------------------------------------------------------------
 
 VECTORS = {
-    "crypto.json": ("space", "names", "digest", "auth", "email_tag", "otp", "key_code", "padme"),
+    "crypto.json": ("space", "names", "digest", "auth", "email_tag", "otp", "key_code", "pair", "padme"),
     "values.json": (),
     "ed25519.json": (),
 }

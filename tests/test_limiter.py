@@ -194,8 +194,8 @@ ANYWHERE = "10.{i}.0.1"  # each asks from a network of its own
         (ANYWHERE, "null", "{i}", 60),  # sandboxed pages are one
         (ANYWHERE, "https://{i}.example", "{i}", 100),  # the hub
         (ANYWHERE, "", "{i}", 100),  # no Origin is no page of its own
-        (ANYWHERE, "", "anna", 3),  # one mailbox in 15 minutes
-        ("192.0.2.{i}", "", "anna", 2),  # of one network: half of it
+        (ANYWHERE, "", "anna", 5),  # one mailbox in 15 minutes
+        ("192.0.2.{i}", "", "anna", 3),  # of one network: half of it
     ],
 )
 async def test_codes_at_once(door, ip, origin, mailbox, passes):
@@ -208,7 +208,7 @@ async def test_codes_at_once(door, ip, origin, mailbox, passes):
 @pytest.mark.parametrize(
     ("ip", "every_s", "passes"),
     [
-        (ANYWHERE, 310.0, 5),  # an hour, three in 15 minutes kept
+        (ANYWHERE, 310.0, 6),  # an hour, five in 15 minutes kept
         (ANYWHERE, 1_000.0, 10),  # a day
         ("192.0.2.1", 460.0, 3),  # of one network, an hour
         ("192.0.2.1", 1_300.0, 5),  # of one network, a day
@@ -236,7 +236,7 @@ async def test_a_stranger_cannot_lock_the_owner_out_from_another_network(door):
 
 
 def test_half_is_rounded_up():
-    assert [span.most for span in CodeLimits().stranger()] == [2, 3, 5]
+    assert [span.most for span in CodeLimits().stranger()] == [3, 3, 5]
 
 
 async def test_sending_again_is_counted_by_sender_and_hub_but_not_by_mailbox():
@@ -258,7 +258,7 @@ async def test_new_accounts_are_five_a_day_from_one_place(door):
 
 
 async def test_what_is_refused_in_one_row_is_counted_in_none():
-    door = await opened(Door(CodeLimits(hub=(Span(4, HOUR),))))
+    door = await opened(Door(CodeLimits(hub=(Span(5, HOUR),))))
     for _ in range(50):
         await door.attempt("192.0.2.1", "", b"anna", START)
     assert [await door.attempt("203.0.113.1", "", b"ben%d" % i, START) for i in range(2)] == [0.0, 0.0]
@@ -285,6 +285,17 @@ def test_one_kind_of_budget_is_never_taken_for_another():
     keys = keys_of(limiter, ip="a", origin="?a", mailbox=b"?a")
     assert len(set(keys)) == len(keys) == 7
     assert limiter.hub().key in keys
+
+
+def test_pairings_are_counted_by_account_and_newcomers_by_network():
+    limiter = CodeLimiter(CodeLimits(), b"k" * 32)
+    assert limiter.pairing(b"a" * 16) != limiter.pairing(b"b" * 16)
+    assert limiter.newcomer("192.0.2.1") == limiter.newcomer("::ffff:192.0.2.1") != limiter.newcomer("192.0.2.2")
+    packed = prefixes_of("192.0.2.1").near
+    keys = {limiter.pairing(packed).key, limiter.newcomer("192.0.2.1").key, *keys_of(limiter, ip="192.0.2.1")}
+    assert len(keys) == 2 + len(keys_of(limiter, ip="192.0.2.1"))
+    wide = CodeLimits(pairings=(Span(1, 3 * DAY),))
+    assert wide.longest_s() == 3 * DAY and CodeLimits(newcomers=(Span(1, 2 * DAY),)).longest_s() == 2 * DAY
 
 
 def test_what_is_older_than_the_longest_span_decides_nothing():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import re
+from pathlib import Path
 
 from nacl.signing import VerifyKey
 
@@ -61,3 +64,57 @@ def test_the_change_that_comes_out_is_the_draft_that_went_in() -> None:
 def _public_key(whose: str) -> bytes:
     marker = f"{whose} public key `"
     return bytes.fromhex(TEXT.split(marker)[1].split("`")[0])
+
+
+# --- what points here ------------------------------------------------------------------------
+
+ROOT = DOCUMENT.parent.parent
+SOURCES = [*sorted((ROOT / "hub").rglob("*.py")), *sorted((ROOT / "clients/js/src").rglob("*.js"))]
+
+
+def test_every_section_that_the_code_cites_is_there() -> None:
+    headings = {heading.strip("`") for heading in re.findall(r"^#+ (.*)$", TEXT, re.M)}
+    cited = {
+        (path.name, title)
+        for path in SOURCES
+        for citation in re.findall(r'docs/protocol\.md\W+((?:"[^"]+"(?: and )?)+)', _on_one_line(path))
+        for title in re.findall(r'"([^"]+)"', citation)
+    }
+    assert len(cited) > 20
+    assert {(name, title) for name, title in cited if title not in headings} == set()
+
+
+def _on_one_line(path: Path) -> str:
+    """The text of a module, its comments without the marks at the beginning of their lines."""
+    return re.sub(r"\s*\n\s*(?:\*(?!/)|#|//)?\s*", " ", path.read_text("utf-8"))
+
+
+def test_the_words_of_an_account_notice_are_those_that_the_hub_says() -> None:
+    section = TEXT.split("### `account_notice`\n")[1].split("\n### ")[0]
+    documented = re.findall(r"^\| `([a-z_]+)` \| (?:`[a-z_]+`|–) \| ", section, re.M)
+    assert len(documented) == len(set(documented)) >= 9
+    assert set(documented) == _words_told(ast.parse((ROOT / "hub/accounts.py").read_text("utf-8")))
+
+
+def _words_told(tree: ast.AST) -> set[str]:
+    """What the calls of ``_tell`` say happened, by its name or by a variable that holds one."""
+    told: set[str] = set()
+    for function in ast.walk(tree):
+        if isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_tell":
+                    told |= _strings(node.args[1]) or _assigned(function, ast.unparse(node.args[1]))
+    return told
+
+
+def _assigned(function: ast.AST, name: str) -> set[str]:
+    values = (node.value for node in ast.walk(function) if isinstance(node, ast.Assign) and _targets(node) == [name])
+    return {text for value in values for text in _strings(value)}
+
+
+def _targets(node: ast.Assign) -> list[str]:
+    return [ast.unparse(target) for target in node.targets]
+
+
+def _strings(node: ast.AST) -> set[str]:
+    return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}

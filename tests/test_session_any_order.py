@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, SessionOpened, Signalled, Witnessed
+from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, PairingPassed, SessionOpened, Signalled, Witnessed
 from hub.errors import StoreUnavailable
 from hub.session import ASKS_IN_FLIGHT_MAX, READ_AGAIN_AFTER_S_MAX
 from hub.store import Append, Draft
@@ -23,7 +23,7 @@ from hub.wire.header import parse_header
 from tests.session_rig import COLLECTION, Person, Rig, person
 from tests.test_bad_input import EVERY, GOOD, whole
 
-BEFORE_AUTH = (m.Challenge, m.CodeSent, m.Refused, m.Ready, m.Done)
+BEFORE_AUTH = (m.Challenge, m.CodeSent, m.Refused, m.Ready, m.Done, m.Pairing, m.Pong)
 SMALL = Limits(queued_bytes_max=20_000, messages_burst=100_000, messages_per_s=10_000)
 
 
@@ -153,7 +153,7 @@ class AnyOrder(RuleBasedStateMachine):
         ask = self.rig.session.ask_witness()
         self.rig.take([ask] if ask else [])
 
-    @rule(which=st.sampled_from(["witness", "signal", "changed", "revoked", "opened", "reopened"]))
+    @rule(which=st.sampled_from(["witness", "signal", "changed", "revoked", "opened", "reopened", "paired"]))
     def notice(self, which: str) -> None:
         space_id, other = self.person.space_id, b"o" * 16
         notice = {
@@ -165,6 +165,7 @@ class AnyOrder(RuleBasedStateMachine):
             "revoked": DevicesRevoked((other,)),
             "opened": SessionOpened(other, other, 9),
             "reopened": SessionOpened(self.person.device_id, other, 2),
+            "paired": PairingPassed(b"i" * 16, other, True, None, b"body"),
         }[which]
         self.rig.take(self.rig.session.noticed(notice, self.rig.now))
 
@@ -172,6 +173,11 @@ class AnyOrder(RuleBasedStateMachine):
     def nothing_of_an_account_is_said_before_auth(self) -> None:
         if hasattr(self, "rig") and self.rig.opened is None:
             assert all(isinstance(message, BEFORE_AUTH) for message in self.rig.sent), self.rig.sent
+
+    @invariant()
+    def nothing_is_heard_of_a_pairing_that_is_over(self) -> None:
+        if hasattr(self, "rig") and self.rig.session._meeting and not self.rig.closed:
+            assert self.rig.session.timer() is not None and self.rig.now <= self.rig.session._meeting.until
 
     @invariant()
     def memory_is_bounded(self) -> None:

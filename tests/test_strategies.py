@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.client.strategies import (
+    COMPARISONS_MAX,
     MANUAL,
     MINE,
     MISSING,
@@ -18,6 +21,7 @@ from hub.client.strategies import (
     manual,
     merge_lines,
     per_field,
+    same_value,
     set_union,
     three_way_text,
 )
@@ -278,3 +282,54 @@ def test_a_merged_text_has_no_line_that_nobody_wrote(base, one, other):
     if merged is not None:
         written = {*one.splitlines(keepends=True), *other.splitlines(keepends=True)}
         assert set(merged.splitlines(keepends=True)) <= written
+
+
+def repeated(times: int, first: str, last: str) -> str:
+    """Changed at both ends, in between one line again and again."""
+    return "\n".join([first, *["same"] * times, last, ""])
+
+
+def test_texts_that_take_too_long_to_compare_are_left_to_the_fallback():
+    def answer(times):
+        return asked(three_way_text, repeated(times, "a", "z"), repeated(times, "A", "z"), repeated(times, "a", "Z"))
+
+    most = int((COMPARISONS_MAX / 2) ** 0.5)
+    assert answer(most) == Merged(repeated(most, "A", "Z"))
+    assert answer(most + 1) is MANUAL
+
+
+def test_what_all_texts_have_in_common_at_both_ends_is_not_compared():
+    around = "same\n" * COMPARISONS_MAX
+    base, mine, theirs = (f"{around}{middle}{around}" for middle in ("a\nb\nc\n", "A\nb\nc\n", "a\nb\nC\n"))
+    assert asked(three_way_text, base, mine, theirs) == Merged(f"{around}A\nb\nC\n{around}")
+
+
+# --- equality --------------------------------------------------------------------------------
+
+
+def kinds() -> list:
+    """Each call makes them anew; no two of them are the same."""
+    plain = [MISSING, None, True, False, 1, 0, "1", b"1", 2**64, 1.5, float("nan"), datetime.fromtimestamp(1, UTC)]
+    return [*plain, [], [1], [True], [[1]], {}, {"a": 1}, {"a": True}, {"b": 1}, {"a": 1, "b": 2}, set(), {1}, {True}]
+
+
+def test_values_are_the_same_by_what_they_hold():
+    for i, one in enumerate(kinds()):
+        for j, other in enumerate(kinds()):
+            assert same_value(one, other) == (i == j), (one, other)
+    assert same_value(5, 5.0)
+    assert same_value((1, 2), [1, 2])
+    assert not same_value([1, 2], [1])
+
+
+@pytest.mark.parametrize(("base", "mine"), [(1, True), (0, False), ([1], [True])])
+def test_a_field_that_became_true_where_it_was_one_has_changed(base, mine):
+    answer = asked(per_field, {"a": base}, {"a": mine}, {"a": base, "b": 1})
+    assert answer.value["a"] == mine
+    assert repr(answer.value["a"]) == repr(mine)
+
+
+def test_not_a_number_on_two_sides_is_no_change():
+    nan = float("nan")
+    answer = asked(per_field, {"a": nan}, {"a": float("nan"), "b": 1}, {"a": 5})
+    assert answer == Merged({"a": 5, "b": 1})

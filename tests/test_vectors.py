@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -101,11 +102,31 @@ FROZEN: dict[str, Any] = {
         "payload": "010000000000000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
         "code": "HUBKEY1QYQQQQQQQQQQZQSRQSZSVPCGPY9QKRQDPC83QYGJZV2P29SHRQV35XCUR50P777JDFH",
     },
+    "pair": {
+        "s": "33" * 32,
+        "channel": "ac04dbb7c75420a470b0104082bdc451",
+        "giver_sk": "11" * 32,
+        "taker_sk": "22" * 32,
+    },
     "padme": {
         "0": 128, "1": 128, "100": 128, "124": 128, "125": 144, "200": 208, "300": 304, "1000": 1024, "4096": 4352,
         "65536": 67584, "1000000": 1015808,
     },
 }  # fmt: skip
+
+
+# Shown by the giver, then by the taker: the digits, and SHA-256 of everything else of that direction.
+FROZEN_PAIRINGS = {
+    "giver": ("586631", "ef597b7c5fc4645e7da45991a31b665f92b8866bc87280ff98bbf7fa6867ee59"),
+    "taker": ("847300", "19ae56e0ff6f928da96ae139691024310aed85a8bf0f5d8a59f8a3f0dd072049"),
+}
+
+
+def test_the_pairings_that_were_published_stand_unchanged() -> None:
+    for direction in vectors("crypto")["pair"]["directions"]:
+        packed = json.dumps(direction, sort_keys=True).encode()
+        frozen = FROZEN_PAIRINGS[direction["shown_by"]]
+        assert (direction["digits"], hashlib.sha256(packed).hexdigest()) == frozen
 
 
 @pytest.mark.parametrize("part", FROZEN)

@@ -27,6 +27,8 @@ from nacl.bindings import (
     crypto_core_ed25519_scalar_add,
     crypto_core_ed25519_scalar_mul,
     crypto_core_ed25519_scalar_reduce,
+    crypto_scalarmult,
+    crypto_scalarmult_base,
     crypto_scalarmult_ed25519_base_noclamp,
 )
 from nacl.signing import SigningKey
@@ -34,6 +36,20 @@ from nacl.signing import SigningKey
 from hub.client.check import CheckState, Counter, MemoryLiveSet, SyncCheck, term
 from hub.client.keycode import key_code, printable, qr_text
 from hub.client.keys import SpaceKeys
+from hub.client.pairing import (
+    Giver,
+    Grant,
+    Hand,
+    Me,
+    PairingKeys,
+    Scan,
+    Take,
+    Taker,
+    Transcript,
+    Vouch,
+    channel_of,
+    pairing_code,
+)
 from hub.client.sealing import padded_bytes, record_plaintext, seal
 from hub.client.values import Blob, TypedArray, encode_body
 from hub.signing import LABEL, sign, transcript_hash
@@ -76,6 +92,7 @@ def crypto() -> Json:
         "wrong_record": wrong_records(),
         "auth": auth(),
         "key_code": key_codes(),
+        "pair": pair(),
         "email": EMAIL,
         "otp": OTP,
     }  # fmt: skip
@@ -304,19 +321,107 @@ def key_codes() -> Json:
     }  # fmt: skip
 
 
-def code_of(payload: bytes, *, constant: int = 0x2BC830A3, filled: int = 0) -> str:
+PAIR_SECRET = b"\x33" * 32
+PAIR_KEYS = {True: b"\x11" * 32, False: b"\x22" * 32}  # X25519, the giver's and the taker's
+PAIR_URL = "wss://hub.example.org/v1/ws"
+GIVER = Me(DEVICE, bytes(SigningKey(b"\x44" * 32).verify_key), "org.example.notes", PAIR_URL)
+TAKER = Me(OTHER_DEVICE, bytes(SigningKey(b"\x55" * 32).verify_key), "org.example.notes", PAIR_URL)
+PAIR_ACCOUNT = b"\xac" * 16
+
+
+def pair() -> Json:
+    """A pairing in either direction with every frame; codes to refuse, and public keys of low order."""
+    keys = KEYS[0]
+    grant = Grant(keys.space_id, 0, FIRST_KEY, keys.key_id, INCARNATION, [(NOTES, 7)])
+    shown = pairing_code(crypto_scalarmult_base(PAIR_KEYS[True]), PAIR_SECRET, PAIR_URL, has_key=True)
+    payload = b"\x01\x01" + crypto_scalarmult_base(PAIR_KEYS[True]) + PAIR_SECRET
+    return {
+        "s": PAIR_SECRET.hex(), "channel": channel_of(PAIR_SECRET).hex(), "hub_url": PAIR_URL,
+        "giver_sk": PAIR_KEYS[True].hex(), "taker_sk": PAIR_KEYS[False].hex(),
+        "account_id": PAIR_ACCOUNT.hex(), "app_id": GIVER.app_id,
+        "giver_id": GIVER.device_id.hex(), "giver_device_pk": GIVER.device_pk.hex(),
+        "taker_id": TAKER.device_id.hex(), "taker_device_pk": TAKER.device_pk.hex(), "taker_name": "Anna's phone",
+        "app_key": FIRST_KEY.hex(), "grant": msgspec.msgpack.encode(grant).hex(),
+        "directions": [paired(grant, shown_by_giver=True), paired(grant, shown_by_giver=False)],
+        "refused": {
+            "a key code": key_code(FIRST_KEY, 0),
+            "one character changed": shown[:40] + ("Q" if shown[40] != "Q" else "P") + shown[41:],
+            "the last character missing": shown.partition("/")[0][:-1],
+            "version 2": code_of(b"\x02" + payload[1:], prefix="hubpair"),
+            "role 0": code_of(b"\x01\x00" + payload[2:], prefix="hubpair"),
+            "role 3": code_of(b"\x01\x03" + payload[2:], prefix="hubpair"),
+        },
+        "low_order": [point.hex() for point in LOW_ORDER_X25519],
+    }  # fmt: skip
+
+
+def paired(grant: Grant, *, shown_by_giver: bool) -> Json:
+    """One pairing from the code to the end."""
+
+    def fresh(private_key: bytes) -> Any:
+        given = iter([private_key, PAIR_SECRET])
+        return lambda n: next(given)
+
+    public = {has_key: crypto_scalarmult_base(private) for has_key, private in PAIR_KEYS.items()}
+    scan = Scan(shown_by_giver, public[shown_by_giver], PAIR_SECRET, "hub.example.org")
+    giver_fresh, taker_fresh = fresh(PAIR_KEYS[True]), fresh(PAIR_KEYS[False])
+    giver = Giver(GIVER, PAIR_ACCOUNT, grant, giver_fresh, 0.0, None if shown_by_giver else scan)
+    taker = Taker(TAKER, "Anna's phone", taker_fresh, 0.0, scan if shown_by_giver else None)
+    transcript = Transcript(
+        PAIR_URL, shown_by_giver, public[True], public[False], PAIR_ACCOUNT, GIVER.device_id, GIVER.device_pk,
+        TAKER.device_id, TAKER.device_pk, GIVER.app_id,
+    )  # fmt: skip
+    shared = crypto_scalarmult(PAIR_KEYS[True], public[False])
+    keys = PairingKeys.derive(shared, PAIR_SECRET, transcript)
+    frames: list[Json] = []
+
+    def carry(side: Giver | Taker, effects: list[Any]) -> None:
+        other = taker if side is giver else giver
+        for effect in effects:
+            if isinstance(effect, Hand):
+                frames.append({"from": "giver" if side is giver else "taker", "body": effect.body.hex()})
+                carry(other, other.received(effect.body))
+            elif isinstance(effect, Vouch):
+                carry(giver, giver.vouched())
+            elif isinstance(effect, Take):
+                carry(taker, taker.taken())
+
+    carry(giver, giver.begin())
+    carry(taker, taker.begin())
+    carry(taker, taker.confirmed(keys.digits))
+    carry(giver, giver.confirmed(keys.digits))
+    return {
+        "shown_by": "giver" if shown_by_giver else "taker",
+        "code": (giver if shown_by_giver else taker).code,
+        "shared": shared.hex(), "transcript": transcript.packed().hex(),
+        "to_taker": keys.to_taker.hex(), "to_giver": keys.to_giver.hex(), "digits": keys.digits,
+        "name_key": keys.name.hex(), "frames": frames,
+    }  # fmt: skip
+
+
+# Points whose product with any private key is zero.
+LOW_ORDER_X25519 = [
+    bytes(32), b"\x01" + bytes(31),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    (2**255 - 20).to_bytes(32, "little"), (2**255 - 19).to_bytes(32, "little"), (2**255 - 18).to_bytes(32, "little"),
+]  # fmt: skip
+
+
+def code_of(payload: bytes, *, constant: int = 0x2BC830A3, filled: int = 0, prefix: str = "hubkey") -> str:
     """A code with a right checksum over any payload; written anew here, so it also checks the product's."""
     letters = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-    bits = "".join(f"{byte:08b}" for byte in payload) + f"{filled:01b}"
+    bits = "".join(f"{byte:08b}" for byte in payload)
+    bits += f"{filled:0{-len(bits) % 5}b}"
     values = [int(bits[start : start + 5], 2) for start in range(0, len(bits), 5)]
-    prefix = [ord(char) >> 5 for char in "hubkey"] + [0] + [ord(char) & 31 for char in "hubkey"]
+    expanded = [ord(char) >> 5 for char in prefix] + [0] + [ord(char) & 31 for char in prefix]
     state = 1
-    for value in [*prefix, *values, 0, 0, 0, 0, 0, 0]:
+    for value in [*expanded, *values, 0, 0, 0, 0, 0, 0]:
         top, state = state >> 25, (state & 0x1FFFFFF) << 5 ^ value
         for bit, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
             state ^= generator * (top >> bit & 1)
     checksum = [(state ^ constant) >> 5 * (5 - place) & 31 for place in range(6)]
-    return ("hubkey1" + "".join(letters[value] for value in values + checksum)).upper()
+    return (prefix + "1" + "".join(letters[value] for value in values + checksum)).upper()
 
 
 def bech32_of(app_key: bytes) -> str:

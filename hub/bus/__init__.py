@@ -50,6 +50,16 @@ class Signalled(Notice, frozen=True, tag="signal"):
     body: bytes
 
 
+class PairingPassed(Notice, frozen=True, tag="pairing"):
+    """A session hands the other one at a pairing's channel a frame; an empty one says that it talks to another."""
+
+    channel: bytes
+    sender: bytes  # the session
+    trusted: bool  # whether its device had proved itself when it came to the channel
+    to: bytes | None
+    body: bytes
+
+
 class DevicesRevoked(Notice, frozen=True, tag="revoked"):
     """These devices are revoked: close them."""
 

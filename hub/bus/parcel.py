@@ -24,6 +24,7 @@ from hub.bus import (
     HeadMoved,
     Notice,
     NoticesLost,
+    PairingPassed,
     SessionOpened,
     Signalled,
     Witnessed,
@@ -37,7 +38,7 @@ HEAD_BYTES = len(VERSION) + MAC_BYTES + ORIGIN_BYTES
 INLINE_BYTES_MAX = 16_384  # of all changes of a notice together; larger ones are read from the store
 PREFIX = b"hub:"
 
-_Any = HeadMoved | Witnessed | Signalled | DevicesRevoked | SessionOpened | AccountChanged | NoticesLost
+_Any = HeadMoved | Witnessed | Signalled | PairingPassed | DevicesRevoked | SessionOpened | AccountChanged | NoticesLost
 
 
 class Refused(Exception):

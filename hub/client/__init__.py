@@ -15,6 +15,7 @@ in the outbox; sync can be switched on, off, and off with a wipe of the remote c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from nacl.signing import SigningKey
 
+from hub.client.adding import PairingHandle
 from hub.client.collection import LocalCollection, RecordChanged
 from hub.client.connection import (
     UNREACHABLE,
@@ -45,6 +47,7 @@ from hub.client.device import (
     Hangup,
     Identity,
     Moved,
+    PairingCame,
     Send,
     SignalCame,
     Wiped,
@@ -52,12 +55,13 @@ from hub.client.device import (
 from hub.client.engine import Engine, Progress, Status
 from hub.client.keycode import WrongKeyCode, key_code, parse_key_code
 from hub.client.keys import SpaceKeys
+from hub.client.pairing import HEADS_MAX, Giver, Grant, Me, PairingFailed, Scan, Taker, parse_pairing_code
 from hub.client.sealing import open_sealed, split_record
 from hub.client.storage import SqliteStorage, Storage
 from hub.client.strategies import MANUAL, MINE, MISSING, THEIRS, Conflict, Merged, Strategy, last_writer_wins
 from hub.client.values import decode_body
 from hub.errors import Refusal
-from hub.terms import ZERO_ID, ChangeId, DeviceId, Kind, Seq
+from hub.terms import ZERO_ID, AccountId, ChangeId, DeviceId, Kind, Seq
 from hub.wire import messages as m
 
 __all__ = [
@@ -70,6 +74,8 @@ __all__ = [
     "Conflict",
     "HubClient",
     "Merged",
+    "PairingFailed",
+    "PairingHandle",
     "Progress",
     "RecordChanged",
     "Refusal",
@@ -81,6 +87,7 @@ __all__ = [
 T = TypeVar("T")
 M = TypeVar("M", bound=m.Message)
 ANSWER_WITHIN_S = 30.0
+SIGN_OF_LIFE_EVERY_S = 25.0  # while a device waits for its pairing; proxies cut silent lines
 
 
 class CodeRequest(NamedTuple):
@@ -114,6 +121,8 @@ class HubClient:
         self._running: asyncio.Task[None] | None = None
         self._handles: dict[str, CollectionHandle] = {}
         self._answers: dict[int, asyncio.Future[m.Message]] = {}
+        self._pairing: PairingHandle | None = None  # on the line that is kept up
+        self._pairing_request = 0  # by which it was opened
         self._moved = asyncio.Event()
         self._status_told: Status | None = None
         self._telling = False
@@ -209,6 +218,89 @@ class HubClient:
         if app_key is None:
             raise LookupError("this device has no key")
         return key_code(app_key, 0)
+
+    # --- pairing ---
+
+    @asynccontextmanager
+    async def pair(self, scanned: str = "", *, name: str = "") -> AsyncIterator[PairingHandle]:
+        """Add a device, or have this one added: enrolment and key in one, without mail.
+
+        With the key and signed in this device is the one that adds, and must be
+        running; otherwise it is the one that is added, and afterwards it is signed in and has the
+        key.  ``scanned`` is the other device's code; without it, show ``code``.  ``name``
+        is what this device is called on the other one.  Leaving the block ends the
+        pairing.  Raises ``WrongKeyCode``, ``Refusal``, ``ConnectionError``.
+        """
+        scan = parse_pairing_code(scanned) if scanned else None
+        gives = self.signed_in and self.has_key and not self._engine.device.blocked
+        pairing = self._giving(scan) if gives else self._taking(scan, name)
+        async with pairing as handle:
+            work = asyncio.create_task(handle.run())
+            try:
+                yield handle
+            finally:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _giving(self, scan: Scan | None) -> AsyncIterator[PairingHandle]:
+        account_id, app_key = self._storage.setting("account_id"), self._storage.setting("app_key")
+        keys = self._engine.device.keys
+        assert account_id is not None and app_key is not None and keys is not None
+        if self._running is None or not self._wanted():
+            raise ConnectionError("start the client first, with sync switched on")
+        if self._pairing:
+            raise ValueError("a pairing is under way")
+        incarnation, heads = self._engine.device.heads
+        grant = Grant(keys.space_id, keys.key_epoch, app_key, keys.key_id, incarnation, heads[:HEADS_MAX])
+        giver = Giver(self._me, account_id, grant, secrets.token_bytes, now().steady, scan)
+        await self._ask(lambda number: self._opening(number, giver.channel), m.Done)
+        self._pairing = handle = PairingHandle(giver, _GivingLine(self, giver.channel))
+        try:
+            yield handle
+        finally:
+            self._pairing = None
+
+    def _opening(self, number: int, channel: bytes) -> m.OpenPairing:
+        self._pairing_request = number
+        return m.OpenPairing(number, channel)
+
+    @asynccontextmanager
+    async def _taking(self, scan: Scan | None, name: str) -> AsyncIterator[PairingHandle]:
+        if self._engine.device.blocked:
+            self._become_new_device()
+        elif self.has_key:
+            raise ValueError("this device has a key of its own already")
+        taker = Taker(self._me, name, secrets.token_bytes, now().steady, scan)
+        async with self._errand() as talk:
+            await talk.ask(m.OpenPairing(1, taker.channel), m.Done)
+            handle = PairingHandle(taker, _TakingLine(self, talk, taker.channel))
+            hearing = asyncio.create_task(_hear_pairing(talk, handle))
+            living = asyncio.create_task(_show_life(talk))
+            try:
+                yield handle
+            finally:
+                hearing.cancel()
+                living.cancel()
+                await asyncio.gather(hearing, living, return_exceptions=True)
+
+    @property
+    def _me(self) -> Me:
+        identity = self._identity
+        return Me(identity.device_id, bytes(identity.signing_key.verify_key), identity.app_id, identity.hub_url)
+
+    async def _take_grant(self, grant: Grant, account_id: AccountId) -> None:
+        if self._storage.setting("app_key") not in (None, grant.app_key):
+            raise PairingFailed("other_key")
+        async with self._errand() as talk:
+            ready = await talk.ask(m.Auth(talk.proof("auth")), m.Ready)
+        if ready.account_id != account_id:
+            raise PairingFailed("other_account")
+        # Signed in first: a device that stops here without the key can be added once more, one with a key cannot.
+        self._engine.device.is_ready(ready)
+        self._engine.device.keep_granted(grant.incarnation, grant.heads)
+        self._set(attempt=None)
+        self._take_key(grant.app_key, grant.key_epoch)
 
     # --- running ---
 
@@ -446,10 +538,15 @@ class HubClient:
                     future = self._answers.get(number)
                     if future and not future.done():
                         future.set_result(message)
+                    elif self._pairing and number == self._pairing_request and isinstance(message, m.Refused):
+                        self._pairing.lost(as_refusal(message))  # the other side talks to another device
                 case Wiped():
                     _call(self._on_wiped)
                 case SignalCame(device_id=device_id, body=body):
                     _call(self._on_signal, device_id, body)
+                case PairingCame(channel=channel, body=body):
+                    if self._pairing and self._pairing.channel == channel:
+                        self._pairing.came(body)
                 case AccountChanged(notice=notice):
                     _call(self._on_account, notice)
                 case Moved():
@@ -459,6 +556,8 @@ class HubClient:
     def _has_moved(self) -> None:
         self._moved.set()
         if not self._engine.in_session:
+            if self._pairing:
+                self._pairing.lost(ConnectionError("the connection was lost"))
             # Their answers went with the line.
             for future in self._answers.values():
                 if not future.done():
@@ -475,6 +574,43 @@ class HubClient:
         if status != self._status_told:
             self._status_told = status
             _call(self._on_status, status)
+
+
+class _GivingLine:
+    """The line that is kept up, for the device that has the key."""
+
+    def __init__(self, client: HubClient, channel: bytes) -> None:
+        self._client = client
+        self._channel = channel
+
+    async def hand(self, body: bytes) -> None:
+        self._client._carry(self._client._engine.hand_pairing(self._channel, body))
+
+    async def vouch(self, device_id: DeviceId, device_pk: bytes) -> None:
+        await self._client._ask(lambda number: m.Vouch(number, device_id, device_pk), m.Done)
+
+    async def take(self, grant: Grant, account_id: AccountId) -> None:
+        raise AssertionError("this device has the key")
+
+
+class _TakingLine:
+    """A short connection, for the device that wants the key."""
+
+    def __init__(self, client: HubClient, talk: Errand, channel: bytes) -> None:
+        self._client = client
+        self._talk = talk
+        self._channel = channel
+        self._number = 1
+
+    async def hand(self, body: bytes) -> None:
+        self._number += 1
+        await self._talk.say(m.Pairing(self._number, self._channel, body))
+
+    async def vouch(self, device_id: DeviceId, device_pk: bytes) -> None:
+        raise AssertionError("this device has no key")
+
+    async def take(self, grant: Grant, account_id: AccountId) -> None:
+        await self._client._take_grant(grant, account_id)
 
 
 class CollectionHandle:
@@ -615,6 +751,23 @@ def _read_history(space_id: bytes, collection_id: bytes, record_id: bytes, befor
 
 def _when(deleted: m.Deleted) -> datetime | None:
     return datetime.fromtimestamp(deleted.deleted_at, UTC) if deleted.deleted_at else None
+
+
+async def _hear_pairing(talk: Errand, handle: PairingHandle) -> None:
+    try:
+        while True:
+            message = await talk.hear(m.Pairing)
+            if message.channel == handle.channel:
+                handle.came(message.body)
+    except (Refusal, ConnectionError, ValueError) as exc:
+        handle.lost(exc)
+
+
+async def _show_life(talk: Errand) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE_EVERY_S)
+            await talk.say(m.Ping())
 
 
 def _call(callbacks: list[Callable[..., None]], *arguments: Any) -> None:

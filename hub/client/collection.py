@@ -379,9 +379,10 @@ class LocalCollection:
     def _judge(self, key: str, base: bytes | None, mine: bytes | None, theirs: bytes | None) -> Merged | Verdict | str:
         """The strategy's answer, or a sentence why there is none; asked only about a real conflict."""
         assert self.strategy is not None
-        if _same(mine, theirs) or _same(mine, base):
+        equal = _same(mine, theirs)
+        if _same(mine, base) or (equal and not getattr(self.strategy, "counts", False)):
             return THEIRS
-        if _same(theirs, base) or self.strategy is last_writer_wins:
+        if (not equal and _same(theirs, base)) or self.strategy is last_writer_wins:
             return MINE
         try:
             answer = self.strategy(Conflict(key, _value(base), _value(mine), _value(theirs)))
@@ -454,8 +455,12 @@ class LocalCollection:
         self._add_row(record.key, kind, record.view, wall, base=record.value, change_id=change_id)
 
     def _oppose(self, record: RecordRow, rows: list[OutboxRow], wall: float) -> None:
-        """What the person sees and what the log has share no known base: the strategy decides."""
-        if rows:
+        """What the person sees and what the log has share no known base: unless they are equal the strategy decides."""
+        if _same(rows[-1].value if rows else record.view, record.value):
+            for row in rows:
+                self.storage.drop_row(row.n)
+            self._layer(record, by_me=False)
+        elif rows:
             first = replace(rows[0], base_value=None, state=State.CONFLICT, need_seq=record.seq, conditional=True)
             self.storage.save_row(first)
         else:

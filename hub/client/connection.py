@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Literal, TypeVar
@@ -129,15 +129,19 @@ class Errand:
     async def ask(self, message: m.Message, answer: type[M]) -> M:
         """Send, and wait for an answer of this type.  Raises ``Refusal``, ``Closed``, ``TimeoutError``."""
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            try:
-                await self._socket.send(encode(message))
-                return await self._hear(answer)
-            except ConnectionClosed as exc:
-                raise Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "") from None
+            await self.say(message)
+            return await self.hear(answer)
 
-    async def _hear(self, answer: type[M]) -> M:
+    async def say(self, message: m.Message) -> None:
+        """Send.  Raises ``Closed``."""
+        with _as_closed():
+            await self._socket.send(encode(message))
+
+    async def hear(self, answer: type[M]) -> M:
+        """Wait for the next message of this type, however long.  Raises ``Refusal``, ``Closed``."""
         while True:
-            frame = await self._socket.recv()
+            with _as_closed():
+                frame = await self._socket.recv()
             assert isinstance(frame, bytes)
             with contextlib.suppress(UnknownMessage):
                 message = decode_from_hub(frame)
@@ -154,15 +158,21 @@ async def errand(identity: Identity) -> AsyncIterator[Errand]:
     try:
         hello = encode(m.Hello([PROTOCOL_VERSION], identity.device_id, secrets.token_bytes(32)))
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            try:
+            with _as_closed():
                 await socket.send(hello)
                 challenge = await socket.recv()
-            except ConnectionClosed as exc:
-                raise Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "") from None
         assert isinstance(challenge, bytes)
         yield Errand(socket, identity, hello, challenge)
     finally:
         await socket.close()
+
+
+@contextlib.contextmanager
+def _as_closed() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionClosed as exc:
+        raise Closed(exc.rcvd.code if exc.rcvd else 0, exc.rcvd.reason if exc.rcvd else "") from None
 
 
 def as_refusal(message: m.Refused) -> Refusal:

@@ -14,7 +14,7 @@ from typing import Protocol
 from hub.client.backoff import Backoff
 from hub.client.check import ALARMS
 from hub.client.collection import LocalCollection
-from hub.client.device import AccountChanged, Answered, Device, Moved, Now, Send, SignalCame, Wiped
+from hub.client.device import AccountChanged, Answered, Device, Moved, Now, PairingCame, Send, SignalCame, Wiped
 from hub.client.intake import Intake
 from hub.client.outbox import InFlight
 from hub.client.signals import open_signal
@@ -216,6 +216,8 @@ class Conversation:
                 self._on_witnesses(message, now)
             case m.Signal():
                 self._on_signal(message)
+            case m.Pairing():
+                self._device.effects.append(PairingCame(message.channel, message.body))
             case m.AccountNotice():
                 self._device.effects.append(AccountChanged(message))
             case m.GoingAway():
@@ -231,6 +233,9 @@ class Conversation:
         elif isinstance(message, m.Refused) and self._ready is None:
             # Auth has no number.
             self._device.hang_up(message.message, after_s=message.retry_after_s)
+        elif isinstance(message, m.Refused):
+            # Of a request that was answered before, or needed no answer: a pairing may end so.
+            self._hand_to_app(number, message, now)
 
     def _hand_to_app(self, number: int, answer: m.Message, now: Now) -> None:
         self._device.effects.append(Answered(number, answer))
@@ -391,7 +396,8 @@ class Conversation:
         if counter >= answered_then:
             # What was answered since the question was asked may be missing in the hub's number; it is not lost.
             counter = max(counter, self._row(n).answered)
-        if self._device.guarded(n, now, lambda intake: intake.subscribed(incarnation, part.head, counter)):
+        granted = self._device.granted_seq(incarnation, part.collection_id)
+        if self._device.guarded(n, now, lambda intake: intake.subscribed(incarnation, part.head, counter, granted)):
             self.following.add(n)
             self._heads[n] = self._told[n] = part.head
             self._arrived(n, now)

@@ -20,7 +20,7 @@ from hub.client.intake import DraftMissing, Intake
 from hub.client.keys import SpaceKeys
 from hub.client.outbox import Outbox, unsealed
 from hub.client.storage import State, Storage, StoredAlarm
-from hub.terms import ZERO_ID, ChangeId, CollectionId, DeviceId, Seq, SpaceId
+from hub.terms import ZERO_ID, ChangeId, CollectionId, DeviceId, Incarnation, Seq, SpaceId
 from hub.wire import messages as m
 
 RECENT_ACKS_KEPT = 10_000
@@ -88,6 +88,13 @@ class SignalCame(NamedTuple):
     body: bytes
 
 
+class PairingCame(NamedTuple):
+    """A frame of the device this one pairs with, or of somebody who says so."""
+
+    channel: bytes
+    body: bytes
+
+
 class AccountChanged(NamedTuple):
     """Something happened on the account."""
 
@@ -98,7 +105,7 @@ class Moved(NamedTuple):
     """Something that a status, or somebody who waits, may depend on has moved."""
 
 
-Effect = Send | Hangup | Changed | Answered | Wiped | SignalCame | AccountChanged | Moved
+Effect = Send | Hangup | Changed | Answered | Wiped | SignalCame | PairingCame | AccountChanged | Moved
 
 
 class Device:
@@ -170,6 +177,30 @@ class Device:
         """The hub told of these spaces; those it told of before stay known.  Part of the caller's transaction."""
         told = {space.space_id: space for space in [*self.known_spaces, *spaces]}
         self.storage.set_setting("spaces", msgspec.msgpack.encode(list(told.values())))
+
+    @property
+    def heads(self) -> tuple[Incarnation, list[tuple[CollectionId, Seq]]]:
+        """How far this device has the life of the log that it knows; the longest collections first."""
+        incarnation = self.storage.setting("incarnation") or b""
+        rows = sorted((local.row for local in self.collections.values()), key=lambda row: -row.seq)
+        return incarnation, [
+            (row.collection_id, row.seq)
+            for row in rows
+            if row.collection_id is not None and row.seq and row.incarnation == incarnation
+        ]
+
+    def keep_granted(self, incarnation: Incarnation, heads: Sequence[tuple[CollectionId, Seq]]) -> None:
+        """The device that added this one stood there, so the hub's log reaches at least so far."""
+        with self.transaction():
+            self.storage.set_setting("granted", msgspec.msgpack.encode((incarnation, dict(heads))))
+
+    def granted_seq(self, incarnation: Incarnation, collection_id: CollectionId) -> Seq:
+        """How far a collection reached for the device that added this one; 0 when it did not say."""
+        packed = self.storage.setting("granted")
+        if not packed:
+            return 0
+        life, heads = msgspec.msgpack.decode(packed, type=tuple[bytes, dict[bytes, int]])
+        return heads.get(collection_id, 0) if life == incarnation else 0
 
     @property
     def space_id(self) -> SpaceId:
@@ -308,6 +339,7 @@ class Device:
         with self.transaction():
             self.storage.clear_alarms()
             self.storage.set_setting("incarnation", None)
+            self.storage.set_setting("granted", None)
             for local in self.collections.values():
                 if local.row.alarm or emptied:
                     local.new_life(ZERO_ID)

@@ -227,6 +227,13 @@ class Engine:
         self._talk.say(lambda number: m.Signal(number, device.space_id, sealed, to))
         return device.take_effects()
 
+    def hand_pairing(self, channel: bytes, body: bytes) -> list[Effect]:
+        """Hand a frame to the device that this one pairs with.  Raises ``ConnectionError`` when not in session."""
+        if self._talk is None or not self.in_session or not self._talk.may_ask:
+            raise ConnectionError("not connected to the hub")
+        self._talk.say(lambda number: m.Pairing(number, channel, body))
+        return self.device.take_effects()
+
     def ask_heads(self) -> list[Effect]:
         """Have the hub tell its heads, to be sure that nothing is missing here; see ``Device.confirmations``."""
         if self._talk and self._talk.entered:

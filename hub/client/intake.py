@@ -57,13 +57,16 @@ class Intake:
 
     # --- where the log begins ---
 
-    def subscribed(self, incarnation: Incarnation, head: Seq, counter: int) -> None:
+    def subscribed(self, incarnation: Incarnation, head: Seq, counter: int, granted: Seq = 0) -> None:
         """The hub's log is this one, reaches ``head``, and holds this device's changes up to ``counter``.
 
-        Raises ``CheckFailed`` when a log this device knows went back, or knows more of
-        this device than it did itself.
+        ``granted`` is how far the device that added this one had it.  Raises
+        ``CheckFailed`` when a log this device knows went back, or knows more of this
+        device than it did itself.
         """
         row = self.local.row
+        if head < granted:
+            raise self._alarm("rollback", f"the head is {head} and was {granted} for the device that added this one")
         if row.incarnation != incarnation:
             self._begin_life(incarnation, counter)
             return

@@ -17,8 +17,6 @@ import segno
 
 from hub.client.keys import APP_KEY_BYTES, KEY_EPOCH_MAX
 
-PREFIX = "HUBKEY"
-CODE_CHARS = 74
 GROUP_CHARS = 5
 
 _PAYLOAD = struct.Struct(f">BBI{APP_KEY_BYTES}s")
@@ -34,22 +32,80 @@ _BETWEEN_GROUPS = dict.fromkeys(map(ord, "-\u00ad\u2010\u2011\u2012\u2013\u2014\
 
 
 class WrongKeyCode(ValueError):
-    """The text is no key code; the message is a sentence for the person who typed it."""
+    """The text is no code of the kind asked for; the message is a sentence for the person who typed it."""
+
+
+class CodeKind:
+    """One kind of code: how it begins, what people call it, and how many bytes it carries."""
+
+    def __init__(self, prefix: str, name: str, payload_bytes: int) -> None:
+        self.prefix = prefix
+        self.name = name
+        self.chars = len(prefix) + 1 - (-8 * payload_bytes // 5) + _CHECKSUM_LETTERS
+        self._payload_bytes = payload_bytes
+
+    def write(self, payload: bytes) -> str:
+        """The code, upper case, that ``read`` reads back."""
+        assert len(payload) == self._payload_bytes
+        values = _to_fives(payload)
+        checksum = _polymod(self._expanded_prefix() + values + [0] * _CHECKSUM_LETTERS) ^ _BECH32M
+        values += [checksum >> 5 * place & 31 for place in reversed(range(_CHECKSUM_LETTERS))]
+        return self.prefix + "1" + "".join(_LETTERS[value] for value in values)
+
+    def read(self, text: str) -> bytes:
+        """The payload; a ``/HOST`` behind the code is left out.  Raises ``WrongKeyCode``."""
+        values = self._checked_values(self._tidy(text))[:-_CHECKSUM_LETTERS]
+        number = 0
+        for value in values:
+            number = number << 5 | value
+        filled = 5 * len(values) - 8 * self._payload_bytes
+        if number & ((1 << filled) - 1):
+            raise WrongKeyCode(
+                f"The {self.name} is not in the form that apps write; please compare it with the original."
+            )
+        return (number >> filled).to_bytes(self._payload_bytes, "big")
+
+    def _tidy(self, text: str) -> str:
+        code = "".join(text.partition("/")[0].translate(_BETWEEN_GROUPS).split()).upper()
+        if not code:
+            raise WrongKeyCode(f"There is no {self.name} here.")
+        if not code.startswith(self.prefix + "1"):
+            raise WrongKeyCode(f"A {self.name} begins with {self.prefix}1; this is something else.")
+        return code
+
+    def _checked_values(self, code: str) -> list[int]:
+        letters = code[len(self.prefix) + 1 :]
+        for place, letter in enumerate(letters, start=len(self.prefix) + 2):
+            if letter not in _VALUES:
+                raise WrongKeyCode(
+                    f"Character {place} of the {self.name} is {letter!r}, which no {self.name} contains."
+                )
+        if len(code) != self.chars:
+            many = "few" if len(code) < self.chars else "many"
+            raise WrongKeyCode(f"The {self.name} has too {many} characters: {len(code)} instead of {self.chars}.")
+        values = [_VALUES[letter] for letter in letters]
+        if _polymod(self._expanded_prefix() + values) != _BECH32M:
+            raise WrongKeyCode(f"A character of the {self.name} is wrong; please compare it with the original.")
+        return values
+
+    def _expanded_prefix(self) -> list[int]:
+        prefix = self.prefix.lower().encode()
+        return [byte >> 5 for byte in prefix] + [0] + [byte & 31 for byte in prefix]
+
+
+KEY_CODE = CodeKind("HUBKEY", "key code", _PAYLOAD.size)
+PREFIX, CODE_CHARS = KEY_CODE.prefix, KEY_CODE.chars
 
 
 def key_code(app_key: bytes, key_epoch: int) -> str:
     """The 74 characters, upper case, that ``parse_key_code`` reads back."""
     assert len(app_key) == APP_KEY_BYTES and 0 <= key_epoch <= KEY_EPOCH_MAX
-    values = _to_fives(_PAYLOAD.pack(_VERSION, _APP_KEY, key_epoch, app_key))
-    checksum = _polymod(_expanded_prefix() + values + [0] * _CHECKSUM_LETTERS) ^ _BECH32M
-    values += [checksum >> 5 * place & 31 for place in reversed(range(_CHECKSUM_LETTERS))]
-    return PREFIX + "1" + "".join(_LETTERS[value] for value in values)
+    return KEY_CODE.write(_PAYLOAD.pack(_VERSION, _APP_KEY, key_epoch, app_key))
 
 
 def parse_key_code(text: str) -> tuple[bytes, int]:
     """The app key and its key_epoch; a ``/HOST`` behind the code is left out.  Raises ``WrongKeyCode``."""
-    values = _checked_values(_tidy(text))
-    version, kind, key_epoch, app_key = _PAYLOAD.unpack(_to_bytes(values[:-_CHECKSUM_LETTERS]))
+    version, kind, key_epoch, app_key = _PAYLOAD.unpack(KEY_CODE.read(text))
     if (version, kind) != (_VERSION, _APP_KEY):
         raise WrongKeyCode("This key code was made by a newer app; please update this one.")
     return app_key, key_epoch
@@ -76,34 +132,6 @@ def terminal_qr(text: str) -> str:
     return out.getvalue()
 
 
-def _tidy(text: str) -> str:
-    code = "".join(text.partition("/")[0].translate(_BETWEEN_GROUPS).split()).upper()
-    if not code:
-        raise WrongKeyCode("There is no key code here.")
-    if not code.startswith(PREFIX + "1"):
-        raise WrongKeyCode(f"A key code begins with {PREFIX}1; this is something else.")
-    return code
-
-
-def _checked_values(code: str) -> list[int]:
-    letters = code[len(PREFIX) + 1 :]
-    for place, letter in enumerate(letters, start=len(PREFIX) + 2):
-        if letter not in _VALUES:
-            raise WrongKeyCode(f"Character {place} of the key code is {letter!r}, which no key code contains.")
-    if len(code) != CODE_CHARS:
-        many = "few" if len(code) < CODE_CHARS else "many"
-        raise WrongKeyCode(f"The key code has too {many} characters: {len(code)} instead of {CODE_CHARS}.")
-    values = [_VALUES[letter] for letter in letters]
-    if _polymod(_expanded_prefix() + values) != _BECH32M:
-        raise WrongKeyCode("A character of the key code is wrong; please compare it with the original.")
-    return values
-
-
-def _expanded_prefix() -> list[int]:
-    prefix = PREFIX.lower().encode()
-    return [byte >> 5 for byte in prefix] + [0] + [byte & 31 for byte in prefix]
-
-
 def _polymod(values: list[int]) -> int:
     """The checksum of BIP-173, whose last constant BIP-350 replaced."""
     state = 1
@@ -121,13 +149,3 @@ def _to_fives(payload: bytes) -> list[int]:
     filled = -bits % 5
     number = int.from_bytes(payload, "big") << filled
     return [number >> shift & 31 for shift in range(bits + filled - 5, -1, -5)]
-
-
-def _to_bytes(values: list[int]) -> bytes:
-    number = 0
-    for value in values:
-        number = number << 5 | value
-    filled = 5 * len(values) - 8 * _PAYLOAD.size
-    if number & ((1 << filled) - 1):
-        raise WrongKeyCode("The key code is not in the form that apps write; please compare it with the original.")
-    return (number >> filled).to_bytes(_PAYLOAD.size, "big")

@@ -7,12 +7,14 @@ It runs inside a local transaction, so it must be quick, and on every device tha
 meets the conflict, so it should depend on nothing but its argument.
 
 The engine settles what is no real conflict (equal values, or only one side
-changed) before it asks, so a strategy never sees those.
+changed) before it asks, so a strategy never sees those.  Except one that counts
+(``counts`` is true of it, as of ``counter_sum``): to it two equal edits are two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -56,6 +58,10 @@ class Verdict(Enum):
     MANUAL = "manual"
 
 
+# Comparing texts in which one line is repeated many times takes quadratic time, once for every place they differ, and
+# a merge must not hold up the session. Measured: at this bound and with a hundred changed places, half a second.
+COMPARISONS_MAX = 100_000
+
 MINE: Final = Verdict.MINE
 THEIRS: Final = Verdict.THEIRS
 MANUAL: Final = Verdict.MANUAL
@@ -91,7 +97,7 @@ def counter_sum(*fields: str) -> Strategy:
     Other fields are merged as ``per_field`` does.
     """
     if not fields:
-        return _sum_plain
+        return _Counting(_sum_plain)
     adders = dict.fromkeys(fields, _sum)
 
     def strategy(conflict: Conflict) -> Merged | Verdict:
@@ -101,7 +107,7 @@ def counter_sum(*fields: str) -> Strategy:
             return last_writer_wins(conflict)
         return Merged(_merge_fields(conflict, adders))
 
-    return strategy
+    return _Counting(strategy)
 
 
 def set_union(conflict: Conflict) -> Merged | Verdict:
@@ -121,12 +127,15 @@ def set_union(conflict: Conflict) -> Merged | Verdict:
 
 
 def three_way_text(conflict: Conflict, fallback: Strategy = manual) -> Merged | Verdict:
-    """Merge texts line by line; where both changed the same lines, ``fallback`` decides about the whole."""
+    """Merge texts line by line; where both changed the same lines, ``fallback`` decides about the whole.
+
+    It decides too about texts that would take too long to compare, see ``COMPARISONS_MAX``.
+    """
     if (lone := _edit_beats_delete(conflict)) is not None:
         return lone
     if conflict.base is MISSING or not _all(conflict, str):
         return fallback(conflict)
-    merged = merge_lines(conflict.base, conflict.mine, conflict.theirs)
+    merged = merge_in_time(conflict.base, conflict.mine, conflict.theirs)
     return fallback(conflict) if merged is None else Merged(merged)
 
 
@@ -135,23 +144,51 @@ def merge_lines(base: str, mine: str, theirs: str) -> str | None:
 
     Two insertions at one place are such a case: no order of them is right.
     """
-    ours, others = mine.splitlines(keepends=True), theirs.splitlines(keepends=True)
-    lines = base.splitlines(keepends=True)
-    kept_mine, kept_theirs = _kept(lines, ours), _kept(lines, others)
-    merged: list[str] = []
-    b = m = t = 0  # where the next region begins in base, mine and theirs
-    for b_end, m_end, t_end in [*_common(kept_mine, kept_theirs), (len(lines), len(ours), len(others))]:
-        region = _merge_region(lines[b:b_end], ours[m:m_end], others[t:t_end])
-        if region is None:
-            return None
-        merged += region
-        if b_end < len(lines):
-            merged.append(lines[b_end])
-        b, m, t = b_end + 1, m_end + 1, t_end + 1
-    return "".join(merged)
+    merged = _merge_split([text.splitlines(keepends=True) for text in (base, mine, theirs)])
+    return None if merged is None else "".join(merged)
+
+
+def merge_in_time(base: str, mine: str, theirs: str) -> str | None:
+    """``merge_lines``, None too when comparing takes too long even without what all have in common at both ends."""
+    whole = [text.splitlines(keepends=True) for text in (base, mine, theirs)]
+    head = tail = 0
+    if not _in_time(whole):
+        head = _same_lines(whole)
+        tail = _same_lines([lines[head:][::-1] for lines in whole])
+    middle = [lines[head : len(lines) - tail] for lines in whole]
+    merged = _merge_split(middle) if _in_time(middle) else None
+    lines = whole[0]
+    return None if merged is None else "".join([*lines[:head], *merged, *lines[len(lines) - tail :]])
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two values of an app are the same value: True is not 1, and what is no number equals itself."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if _is_number(one) and _is_number(other):
+        return bool(one == other or (one != one and other != other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_value(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    if isinstance(one, set | frozenset) and isinstance(other, set | frozenset):
+        return len(one) == len(other) and all(_holds(other, item) for item in one)
+    return type(one) is type(other) and bool(one == other)
 
 
 # --- helpers ---------------------------------------------------------------------------------
+
+
+class _Counting:
+    """A strategy to which two equal edits are two edits."""
+
+    counts = True
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+
+    def __call__(self, conflict: Conflict) -> Merged | Verdict:
+        return self._strategy(conflict)
 
 
 def _edit_beats_delete(conflict: Conflict) -> Verdict | None:
@@ -179,7 +216,7 @@ def _merge_fields(conflict: Conflict, special: Mapping[str, Callable[[Any, Any, 
 
 
 def _pick(base: Any, mine: Any, theirs: Any) -> Any:
-    return theirs if mine == base else mine
+    return theirs if same_value(mine, base) else mine
 
 
 def _sum(base: Any, mine: Any, theirs: Any) -> Any:
@@ -204,9 +241,48 @@ def _is_number(value: Any) -> bool:
 
 
 def _merge_lists(base: list[Any], mine: list[Any], theirs: list[Any]) -> list[Any]:
-    # Elements may be unhashable, so membership is looked up in the lists themselves.
-    kept = [item for item in theirs if item in mine or item not in base]
-    return kept + [item for item in mine if item not in base and item not in theirs]
+    kept = [item for item in theirs if _holds(mine, item) or not _holds(base, item)]
+    return kept + [item for item in mine if not _holds(base, item) and not _holds(theirs, item)]
+
+
+def _holds(items: Iterable[Any], item: Any) -> bool:
+    # Elements may be unhashable, so membership is looked up one by one.
+    return any(same_value(other, item) for other in items)
+
+
+def _merge_split(sides: list[list[str]]) -> list[str] | None:
+    lines, ours, others = sides
+    kept_mine, kept_theirs = _kept(lines, ours), _kept(lines, others)
+    merged: list[str] = []
+    b = m = t = 0  # where the next region begins in base, mine and theirs
+    for b_end, m_end, t_end in [*_common(kept_mine, kept_theirs), (len(lines), len(ours), len(others))]:
+        region = _merge_region(lines[b:b_end], ours[m:m_end], others[t:t_end])
+        if region is None:
+            return None
+        merged += region
+        if b_end < len(lines):
+            merged.append(lines[b_end])
+        b, m, t = b_end + 1, m_end + 1, t_end + 1
+    return merged
+
+
+def _in_time(sides: list[list[str]]) -> bool:
+    base, mine, theirs = sides
+    return _comparisons(base, mine) + _comparisons(base, theirs) <= COMPARISONS_MAX
+
+
+def _comparisons(one: list[str], other: list[str]) -> int:
+    """How many pairs of equal lines there are: what comparing them line by line costs."""
+    counts = Counter(one)
+    return sum(counts[line] for line in other)
+
+
+def _same_lines(sides: list[list[str]]) -> int:
+    """How many lines at the start are the same in all of them."""
+    for count, lines in enumerate(zip(*sides, strict=False)):
+        if len(set(lines)) > 1:
+            return count
+    return min(len(side) for side in sides)
 
 
 def _kept(base: list[str], other: list[str]) -> dict[int, int]:

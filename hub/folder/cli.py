@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from hub.client import HubClient
+from hub.client import HubClient, PairingFailed
 from hub.errors import HubError
 from hub.folder import files as paths
 from hub.folder.command import ALARMED, FAILED, FOR_EVER_S, MISUSED, OK, Say, Stop, online, opened_client
@@ -27,11 +27,11 @@ from hub.folder.disk import FolderGone
 from hub.folder.history import NotRestorable, moments, restore
 from hub.folder.home import BadFolder, Home, InUse, write_private
 from hub.folder.live import sync
-from hub.folder.login import login, show_key
+from hub.folder.login import login, pair, show_key, wrong_words
 
 SIZE_MAX_MIB = 100
 # What a sentence is enough for; anything else is a mistake of ours and shows where it was made.
-FAULTS = (InUse, BadFolder, FolderGone, NotRestorable, HubError, OSError, ValueError)
+FAULTS = (InUse, BadFolder, FolderGone, NotRestorable, HubError, PairingFailed, OSError, ValueError)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,6 +69,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = _commands()
     name = words[0] if words and words[0] in commands else ""
     options = commands[name].parse_args(words[1:] if name else words)
+    if name == "login" and (wrong := wrong_words(options)):
+        commands[name].error(wrong)
     options.home, options.words, options.cwd = found.home, words, str(Path.cwd())
     return options
 
@@ -83,6 +85,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     parsers = {
         "": command("", _sync, "Keep a folder the same on all your devices. Commands: " + ", ".join(_NAMES)),
         "login": command("login", login, "Sign this device in, with the code that is mailed to you."),
+        "pair": command("pair", pair, "Add another device at one scan: it is signed in and gets the key."),
         "key": command("key", _with_client(_key), "Show the key code: the only thing that opens your files."),
         "status": command("status", _status, "Tell how things stand."),
         "off": command("off", _with_client(_off), "Switch sync off; your files stay."),
@@ -98,17 +101,29 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     live.add_argument("--timeout", type=float, default=None, metavar="S", help="with --once: give up after S seconds")
     live.add_argument("--max-size", type=int, default=SIZE_MAX_MIB, metavar="MIB", help="leave out larger files")
     live.add_argument("--verbose", action="store_true", help="tell also when the connection comes and goes")
-    enter.add_argument("--hub", required=True, metavar="URL")
-    enter.add_argument("--email", required=True, metavar="ADDRESS")
+    enter.add_argument("--hub", metavar="URL", help="where the hub is; a pairing code may tell")
+    enter.add_argument("--email", metavar="ADDRESS", help="have a code mailed to you")
+    enter.add_argument(
+        "--pair",
+        nargs="?",
+        const="",
+        metavar="CODE",
+        help="or be added by a device that is signed in: its code, if any",
+    )
     enter.add_argument("--invite", default="", metavar="TOKEN", help="where the hub asks for an invitation")
     enter.add_argument(
-        "--code-from", metavar="FILE", help="read the mailed code from FILE (waits for it), or - for stdin"
+        "--code-from", metavar="FILE", help="read the mailed code or the six digits from FILE (waits for it), or -"
     )
     enter.add_argument("--key", metavar="CODE", help="the key code shown on another device")
     enter.add_argument("--key-out", type=Path, metavar="FILE", help="also write the key code to FILE, for you alone")
     enter.add_argument(
         "--device-name", default=platform.node(), metavar="NAME", help="how conflict copies call this one"
     )
+    other = parsers["pair"]
+    other.add_argument(
+        "code", nargs="?", default="", metavar="CODE", help="the code that the other device shows, if any"
+    )
+    other.add_argument("--code-from", metavar="FILE", help="read the six digits from FILE (waits for it), or -")
     parsers["key"].add_argument("--key-out", type=Path, metavar="FILE", help="write it to FILE, for you alone")
     parsers["off"].add_argument("--wipe", action="store_true", help="also delete everything the hub keeps of it")
     parsers["history"].add_argument("path", metavar="PATH", help="as seen from the folder")
@@ -119,7 +134,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     return parsers
 
 
-_NAMES = ("login", "key", "status", "off", "on", "logout", "history", "restore")
+_NAMES = ("login", "pair", "key", "status", "off", "on", "logout", "history", "restore")
 
 
 def _time(text: str) -> datetime:

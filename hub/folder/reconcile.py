@@ -16,17 +16,12 @@ the client's conflict hook, where this device's record meets another device's.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from hub.client.strategies import MINE, MISSING, THEIRS, Conflict, Merged, Strategy, Verdict, merge_lines
+from hub.client.strategies import MINE, MISSING, THEIRS, Conflict, Merged, Strategy, Verdict, merge_in_time
 from hub.folder.files import INLINE_BYTES, BadValue, FileValue, Stamp, as_text, inline_value, parse_value
-
-# Comparing texts in which one line is repeated many times takes quadratic time, once for every place they differ, and
-# a merge must not hold up the session. Measured: at this bound and with a hundred changed places, half a second.
-COMPARISONS_MAX = 100_000
 
 
 class Action(Enum):
@@ -68,33 +63,10 @@ def merged_content(base: bytes | None, mine: bytes, theirs: bytes) -> bytes | No
     if base is None:
         return None
     texts = [as_text(content) for content in (base, mine, theirs)]
-    sides = [text.splitlines(keepends=True) for text in texts if text is not None]
-    if len(sides) < 3:
-        return None
-    head = _same_lines(sides)
-    tail = _same_lines([side[head:][::-1] for side in sides])
-    middle = [side[head : len(side) - tail] for side in sides]
-    if _comparisons(middle[0], middle[1]) + _comparisons(middle[0], middle[2]) > COMPARISONS_MAX:
-        return None
-    merged = merge_lines(*("".join(lines) for lines in middle))
-    if merged is None:
-        return None
-    content = "".join([*sides[0][:head], merged, *sides[0][len(sides[0]) - tail :]]).encode()
-    return content if len(content) <= INLINE_BYTES else None
-
-
-def _same_lines(sides: list[list[str]]) -> int:
-    """How many lines at the start are the same in all of them."""
-    for count, lines in enumerate(zip(*sides, strict=False)):
-        if len(set(lines)) > 1:
-            return count
-    return min(len(side) for side in sides)
-
-
-def _comparisons(one: list[str], other: list[str]) -> int:
-    """How many pairs of equal lines there are: what comparing them line by line costs."""
-    counts = Counter(one)
-    return sum(counts[line] for line in other)
+    present = [text for text in texts if text is not None]
+    merged = merge_in_time(*present) if len(present) == 3 else None
+    content = None if merged is None else merged.encode()
+    return content if content is not None and len(content) <= INLINE_BYTES else None
 
 
 def file_conflicts(copy_name: Callable[[str, FileValue], str]) -> Strategy:

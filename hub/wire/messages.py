@@ -131,6 +131,32 @@ class Confirm(Message, frozen=True, tag="confirm"):
     code: Code
 
 
+# --- pairing ---------------------------------------------------------------------------------
+
+
+class OpenPairing(Message, frozen=True, tag="open_pairing"):
+    """Device: meet another device at this channel; the one that has the key after auth, the other before it."""
+
+    request: RequestInt
+    channel: Id
+
+
+class Pairing(Message, frozen=True, tag="pairing"):
+    """Both: a frame between the two devices that pair; never kept, not answered when it passes."""
+
+    request: RequestInt
+    channel: Id
+    body: Annotated[bytes, Meta(min_length=1, max_length=262_144)]
+
+
+class Vouch(Message, frozen=True, tag="vouch"):
+    """Device: enrol another device of this app, on this one's word.  Answered by done, after the commit."""
+
+    request: RequestInt
+    device_id: Id
+    device_pk: Key32
+
+
 # --- spaces and collections ------------------------------------------------------------------
 
 
@@ -463,6 +489,9 @@ FromDevice = (
     | RequestCode
     | Enrol
     | Confirm
+    | OpenPairing
+    | Pairing
+    | Vouch
     | CreateSpace
     | Enter
     | Collections
@@ -485,6 +514,7 @@ FromHub = (
     Challenge
     | Ready
     | CodeSent
+    | Pairing
     | Entered
     | CollectionList
     | Subscribed

@@ -6,6 +6,7 @@
  */
 
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+const ASCII_AT_ONCE = 64; // up to there a loop is several times quicker than TextEncoder
 const UTF8 = new TextEncoder();
 const FROM_UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 // With the flag u a pair is one character, so this finds only halves that stand alone.
@@ -86,6 +87,12 @@ export function hasLoneSurrogate(text) {
  * @returns {Uint8Array}
  */
 export function utf8(text) {
+  if (text.length <= ASCII_AT_ONCE) {
+    const bytes = new Uint8Array(text.length);
+    let at = 0;
+    for (let code; at < text.length && (code = text.charCodeAt(at)) < 0x80; at++) bytes[at] = code;
+    if (at === text.length) return bytes;
+  }
   if (hasLoneSurrogate(text)) throw new RangeError("half a character (a lone surrogate) has no place in UTF-8");
   return UTF8.encode(text);
 }
@@ -110,7 +117,7 @@ export function fromUtf8(bytes) {
  */
 export function u32(number) {
   const bytes = new Uint8Array(4);
-  new DataView(bytes.buffer).setUint32(0, number);
+  putU32(bytes, 0, number);
   return bytes;
 }
 
@@ -121,6 +128,23 @@ export function u32(number) {
  */
 export function u64(number) {
   const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(number));
+  if (typeof number === "bigint") new DataView(bytes.buffer).setBigUint64(0, number);
+  else {
+    putU32(bytes, 0, Math.floor(number / 2 ** 32));
+    putU32(bytes, 4, number);
+  }
   return bytes;
+}
+
+/**
+ * Without a DataView: asking a short array for its buffer costs more than all of this.
+ * @param {Uint8Array} bytes
+ * @param {number} at
+ * @param {number} number
+ */
+function putU32(bytes, at, number) {
+  bytes[at] = number >>> 24;
+  bytes[at + 1] = number >>> 16;
+  bytes[at + 2] = number >>> 8;
+  bytes[at + 3] = number;
 }

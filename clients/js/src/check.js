@@ -22,11 +22,9 @@
  * docs/protocol.md "Sync check".
  */
 
-import { hmac } from "@noble/hashes/hmac.js";
-import { sha256 } from "@noble/hashes/sha2.js";
-
 import { concat, equal, hex, u32, u64, unhex } from "./bytes.js";
 import { assert } from "./errors.js";
+import { mac } from "./mac.js";
 import { pack, unpack } from "./msgpack.js";
 import { Unopenable, openSealed, seal } from "./sealing.js";
 import { ID_BYTES, Kind, LOG_KINDS, ZERO_ID } from "./terms.js";
@@ -211,9 +209,7 @@ export function emptyState(fields = {}) {
  */
 export function packState(state) {
   const pending = [...state.pending].map(([id, said]) => [id, { ...said, counters: [...said.counters] }]);
-  // It is packed with every page, and the ring is nearly all of it.
-  const ring = concat(...state.ring.flatMap(({ seq, digest, nLive }) => [u64(seq), digest, u32(nLive)]));
-  return pack({ ...state, counters: [...state.counters], ring, witnesses: [...state.witnesses], pending });
+  return pack({ ...state, counters: [...state.counters], ring: ringOf(state), witnesses: [...state.witnesses], pending });
 }
 
 /**
@@ -228,6 +224,23 @@ export function unpackState(packed) {
   ]);
   const [counters, witnesses] = [new Map(held.counters), new Map(held.witnesses)];
   return emptyState({ ...held, counters, ring: pointsOf(held.ring), witnesses, pending: new Map(pending) });
+}
+
+/**
+ * The ring in one piece: it is packed with every page, and is nearly all of it.
+ * @param {CheckState} state
+ */
+function ringOf({ ring }) {
+  const packed = new Uint8Array(ring.length * POINT_BYTES);
+  const view = new DataView(packed.buffer);
+  ring.forEach(({ seq, digest, nLive }, n) => {
+    const [at, digestAt] = [n * POINT_BYTES, n * POINT_BYTES + 8];
+    view.setUint32(at, Math.floor(seq / 2 ** 32));
+    view.setUint32(at + 4, seq >>> 0);
+    packed.set(digest, digestAt);
+    view.setUint32(digestAt + DIGEST_BYTES, nLive);
+  });
+  return packed;
 }
 
 /**
@@ -675,7 +688,7 @@ class Fold {
  * @returns {Uint8Array}
  */
 export function term(setKey, collectionId, recordId, changeId, seq) {
-  return hmac(sha256, setKey, concat(collectionId, recordId, changeId, u64(seq)));
+  return mac(setKey, collectionId, recordId, changeId, u64(seq));
 }
 
 /**

@@ -55,6 +55,12 @@ export class RecordChanged {
 
 /** @typedef {{ body: Uint8Array | null, byMe: boolean, deltas: Uint8Array[] }} Noted */
 
+/**
+ * What became of an edit made elsewhere: it is to be tried again `later`, or the body that is `shown` for it now, which
+ * is not there when another value than the edit's is shown.
+ * @typedef {{ later: boolean, shown?: Uint8Array | null }} Taken
+ */
+
 /** The records of one collection and their rows in the outbox. */
 export class LocalCollection {
   /**
@@ -232,6 +238,104 @@ export class LocalCollection {
     this.storage.saveRow(replace(top, { ...resolved, state: State.WAITING }));
     this._layer(record, true);
     return top.changeId;
+  }
+
+  /**
+   * Replace or (MISSING) empty the record by an edit that was made on `base`, outside of here: where another database
+   * is the one the person edits, they may not have seen yet what is shown here.
+   *
+   * When `base` is what is shown, this is `put` or `delete`; otherwise the strategy decides between the edit and what
+   * is shown.  What equals what is shown changes nothing.  Throws as `put`.
+   * @param {string} key
+   * @param {any} value
+   * @param {any} base
+   * @param {number} wall
+   * @returns {Taken}
+   */
+  putOn(key, value, base, wall) {
+    recordPlaintext(key, NOTHING);
+    const body = value === MISSING ? null : bodyOf(value, wall);
+    const { view } = this._record(key);
+    // When the edit was made on another value, an equal one is a second edit to a strategy that counts.
+    const counted = this.strategy?.counts && base !== MISSING && !sameValue(baseOf(base, wall), view);
+    if (sameValue(body, view) && !counted) return { later: false, shown: view };
+    const answer = this.strategy === lastWriterWins ? MINE : this._judge(key, baseOf(base, wall), body, view);
+    if (answer === THEIRS) return { later: false };
+    if (answer === MINE) return this._shown(key, body, wall);
+    if (answer instanceof Merged) return this._takeMerged(key, answer, body, wall);
+    return this._hold(key, body, baseOf(base, wall), parkedFor(answer), wall);
+  }
+
+  /**
+   * @param {string} key
+   * @param {Uint8Array | null} body
+   * @param {number} wall
+   * @returns {Taken}
+   */
+  _shown(key, body, wall) {
+    this._edit(key, body === null ? Kind.DELETE : Kind.PUT, body, wall);
+    return { later: false, shown: body };
+  }
+
+  /**
+   * @param {string} key
+   * @param {Merged} merged
+   * @param {Uint8Array | null} mine
+   * @param {number} wall
+   * @returns {Taken}
+   */
+  _takeMerged(key, merged, mine, wall) {
+    const body = merged.value === MISSING ? null : bodyOf(merged.value, wall);
+    if (!sameValue(body, this._record(key).view)) this._shown(key, body, wall);
+    for (const [other, value] of alsoOf(merged)) this.put(other, value, wall);
+    return sameValue(body, mine) ? { later: false, shown: this._record(key).view } : { later: false };
+  }
+
+  /**
+   * Keep the edit for a person to decide about; later, while an edit that it was not made on is on its way.
+   * @param {string} key
+   * @param {Uint8Array | null} body
+   * @param {Uint8Array | null} base
+   * @param {string} reason
+   * @param {number} wall
+   * @returns {Taken}
+   */
+  _hold(key, body, base, reason, wall) {
+    const top = this.storage.rowsOf(this.n, key).findLast(isWhole);
+    if (top && top.state !== State.PARKED) return { later: true };
+    const kind = body === null ? Kind.DELETE : Kind.PUT;
+    const row = top ?? this._addRow(key, kind, body, wall);
+    const held = { kind, value: body, baseValue: base, conditional: true, snapshot: false };
+    this.storage.saveRow(replace(row, { ...held, state: State.PARKED, reason, needSeq: 0 }));
+    this._layer(this._record(key), true);
+    return { later: false, shown: body };
+  }
+
+  /**
+   * As `resolve`, by a person who saw `seen` as the log's value.  When that is another now, the strategy decides
+   * between theirs and this.
+   * @param {string} key
+   * @param {any} value
+   * @param {any} seen
+   * @param {number} wall
+   */
+  resolveOn(key, value, seen, wall) {
+    this.resolve(key, value, wall);
+    const record = this._record(key);
+    const was = baseOf(seen, wall);
+    const row = this.storage.rowsOf(this.n, key).findLast(isWhole);
+    if (!row || sameValue(was, record.value)) return;
+    this.storage.saveRow(replace(row, { state: State.CONFLICT, baseValue: was, conditional: true }));
+  }
+
+  /**
+   * The edit of this record that waits for a person, with its body, and why; null when none does.
+   * @param {string} key
+   * @returns {{conflict: Conflict, body: Uint8Array | null, reason: string} | null}
+   */
+  waiting(key) {
+    const row = this.storage.rowsOf(this.n, key).findLast((one) => one.state === State.PARKED && isWhole(one));
+    return row ? { conflict: this._conflict(row), body: row.value, reason: row.reason } : null;
   }
 
   /**
@@ -517,8 +621,7 @@ export class LocalCollection {
     } else if (answer instanceof Merged) {
       this._carryOutMerged(answer, rebased, record, wall);
     } else {
-      const reason = answer === MANUAL ? PARKED_BY_CONFLICT : `${PARKED_BY_CONFLICT}: ${String(answer)}`;
-      this.storage.saveRow(replace(top, { state: State.PARKED, reason, needSeq: 0 }));
+      this.storage.saveRow(replace(top, { state: State.PARKED, reason: parkedFor(answer), needSeq: 0 }));
     }
   }
 
@@ -544,8 +647,9 @@ export class LocalCollection {
    * @returns {Answer | string}
    */
   _judge(key, base, mine, theirs) {
-    if (sameValue(mine, theirs) || sameValue(mine, base)) return THEIRS;
-    if (sameValue(theirs, base) || this.strategy === lastWriterWins) return MINE;
+    const equals = sameValue(mine, theirs);
+    if (sameValue(mine, base) || (equals && !this.strategy?.counts)) return THEIRS;
+    if ((!equals && sameValue(theirs, base)) || this.strategy === lastWriterWins) return MINE;
     try {
       const strategy = /** @type {Strategy} */ (this.strategy);
       const answer = strategy(new Conflict(key, valueOf(base), valueOf(mine), valueOf(theirs)));
@@ -651,14 +755,18 @@ export class LocalCollection {
   }
 
   /**
-   * What the person sees and what the log has share no known base: the strategy decides.
+   * What the person sees and what the log has share no known base: the strategy decides, unless they are equal.
    * @param {RecordRow} record
    * @param {OutboxRow[]} rows
    * @param {number} wall
    */
   _oppose(record, rows, wall) {
     const lost = { state: State.CONFLICT, needSeq: record.seq };
-    if (rows.length) {
+    const top = rows.at(-1);
+    if (sameValue(top ? top.value : record.view, record.value)) {
+      for (const row of rows) this.storage.dropRow(row.n);
+      this._layer(record, false);
+    } else if (rows.length) {
       this.storage.saveRow(replace(rows[0], { ...lost, baseValue: null, conditional: true }));
     } else {
       const view = record.view;
@@ -873,6 +981,28 @@ function has(bytes) {
  */
 function bodyOf(value, wall) {
   return encodeBody(value, { atMs: Math.trunc(wall * 1000) });
+}
+
+/**
+ * What an edit was made on; what cannot travel was never shown, so that is nothing.
+ * @param {any} base
+ * @param {number} wall
+ */
+function baseOf(base, wall) {
+  try {
+    return base === MISSING ? null : bodyOf(base, wall);
+  } catch (error) {
+    if (error instanceof RangeError || error instanceof TypeError) return null;
+    throw error;
+  }
+}
+
+/**
+ * Why a conflict waits for a person.
+ * @param {Answer | string} answer
+ */
+function parkedFor(answer) {
+  return answer === MANUAL ? PARKED_BY_CONFLICT : `${PARKED_BY_CONFLICT}: ${String(answer)}`;
 }
 
 /** @param {Uint8Array | null} body */

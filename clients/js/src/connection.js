@@ -293,15 +293,31 @@ export class Errand {
    * @returns {Promise<import("./wire/messages.js").Received<N>>}
    */
   async ask(message, answer) {
-    this._line.send(encode(message));
-    return within(ANSWER_WITHIN_S, this._hear(answer), "the hub does not answer");
+    this.say(message);
+    return within(ANSWER_WITHIN_S, this.hear(answer), "the hub does not answer");
   }
 
-  /** @param {string} answer @returns {Promise<any>} */
-  async _hear(answer) {
+  /**
+   * Send.  Throws Closed.
+   *
+   * @param {Message} message
+   */
+  say(message) {
+    if (this._closed) throw this._closed;
+    this._line.send(encode(message));
+  }
+
+  /**
+   * Wait for the next message of this type, however long.  Throws Refusal, Closed.
+   *
+   * @template {keyof import("./wire/messages.js").HubTable} N
+   * @param {N} type
+   * @returns {Promise<import("./wire/messages.js").Received<N>>}
+   */
+  async hear(type) {
     for (;;) {
       const message = readable(await this._next());
-      if (message?.type === answer) return message;
+      if (message?.type === type) return message;
       if (message?.type === "refused") throw asRefusal(message);
     }
   }

@@ -12,7 +12,7 @@
 import { Backoff } from "./backoff.js";
 import { concat, equal, hex } from "./bytes.js";
 import { ALARMS } from "./check.js";
-import { AccountChanged, Answered, Moved, Send, Sign, SignalCame, Wiped } from "./device.js";
+import { AccountChanged, Answered, Moved, PairingCame, Send, Sign, SignalCame, Wiped } from "./device.js";
 import { REFUSALS, assert } from "./errors.js";
 import { openSignal } from "./signals.js";
 import { proofMessage } from "./signing.js";
@@ -286,6 +286,9 @@ export class Conversation {
       case "signal":
         this._onSignal(message);
         break;
+      case "pairing":
+        this._device.effects.push(new PairingCame(message.channel, message.body));
+        break;
       case "account_notice":
         this._device.effects.push(new AccountChanged(message));
         break;
@@ -310,6 +313,9 @@ export class Conversation {
     } else if (message.type === "refused" && this._ready === null) {
       // Auth has no number.
       this._device.hangUp(message.message, { afterS: message.retryAfterS });
+    } else if (message.type === "refused") {
+      // Of a request that was answered before, or needed no answer: a pairing may end so.
+      this._handToApp(number, message);
     }
   }
 
@@ -555,7 +561,8 @@ export class Conversation {
   _begin(incarnation, part, { n, answered }, now) {
     // What was answered since the question was asked may be missing in the hub's number; it is not lost.
     const counter = part.counter >= answered ? Math.max(part.counter, this._row(n).answered) : part.counter;
-    if (this._device.guarded(n, now, (intake) => intake.subscribed(incarnation, part.head, counter))) {
+    const granted = this._device.grantedSeq(incarnation, part.collectionId);
+    if (this._device.guarded(n, now, (intake) => intake.subscribed(incarnation, part.head, counter, granted))) {
       this.following.add(n);
       this._heads.set(n, part.head);
       this._told.set(n, part.head);

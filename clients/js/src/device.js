@@ -22,6 +22,7 @@ import { ZERO_ID } from "./terms.js";
 export const RECENT_ACKS_KEPT = 10_000;
 
 /** @typedef {import("./terms.js").Now} Now */
+/** @typedef {[Uint8Array, number][]} Heads collection id and seq, each */
 
 /**
  * What this device is to the hub: `hubUrl` is canonical, as dialled.  Its signing key never comes in here:
@@ -113,6 +114,18 @@ export class SignalCame {
   }
 }
 
+/** A frame of the device this one pairs with, or of somebody who says so. */
+export class PairingCame {
+  /**
+   * @param {Uint8Array} channel
+   * @param {Uint8Array} body
+   */
+  constructor(channel, body) {
+    this.channel = channel;
+    this.body = body;
+  }
+}
+
 /** Something happened on the account. */
 export class AccountChanged {
   /** @param {import("./wire/messages.js").Received<"account_notice">} notice */
@@ -124,7 +137,10 @@ export class AccountChanged {
 /** Something that a status, or somebody who waits, may depend on has moved. */
 export class Moved {}
 
-/** @typedef {Send | Sign | Hangup | Changed | Answered | Wiped | SignalCame | AccountChanged | Moved} Effect */
+/**
+ * @typedef {Send | Sign | Hangup | Changed | Answered | Wiped | SignalCame | PairingCame | AccountChanged
+ *   | Moved} Effect
+ */
 
 /** One device, one space. */
 export class Device {
@@ -224,6 +240,43 @@ export class Device {
   knowSpaces(spaces) {
     const told = new Map([...this.knownSpaces, ...spaces].map((space) => [hex(space.spaceId), space]));
     this.storage.setSetting("spaces", pack([...told.values()]));
+  }
+
+  /**
+   * How far this device has the life of the log that it knows; the longest collections first.
+   * @returns {{ incarnation: Uint8Array, heads: Heads }}
+   */
+  get heads() {
+    const incarnation = this.storage.setting("incarnation") ?? new Uint8Array(0);
+    const rows = [...this.collections.values()].map(({ row }) => row).sort((one, other) => other.seq - one.seq);
+    const heads = /** @type {Heads} */ ([]);
+    for (const row of rows) {
+      if (row.collectionId && row.seq && equal(row.incarnation, incarnation)) heads.push([row.collectionId, row.seq]);
+    }
+    return { incarnation, heads };
+  }
+
+  /**
+   * The device that added this one stood there, so the hub's log reaches at least so far.
+   * @param {Uint8Array} incarnation
+   * @param {Heads} heads
+   */
+  keepGranted(incarnation, heads) {
+    this.transaction(() => this.storage.setSetting("granted", pack([incarnation, heads])));
+  }
+
+  /**
+   * How far a collection reached for the device that added this one; 0 when it did not say.
+   * @param {Uint8Array} incarnation
+   * @param {Uint8Array} collectionId
+   * @returns {number}
+   */
+  grantedSeq(incarnation, collectionId) {
+    const packed = this.storage.setting("granted");
+    if (packed === null) return 0;
+    const [life, heads] = /** @type {[Uint8Array, Heads]} */ (unpack(packed));
+    if (!equal(life, incarnation)) return 0;
+    return heads.find(([granted]) => equal(granted, collectionId))?.[1] ?? 0;
   }
 
   /** The space of the app key; there must be one. */
@@ -466,6 +519,7 @@ export class Device {
     this.transaction(() => {
       this.storage.clearAlarms();
       this.storage.setSetting("incarnation", null);
+      this.storage.setSetting("granted", null);
       for (const local of this.collections.values()) {
         if (!local.row.alarm && !emptied) continue;
         local.newLife(ZERO_ID);

@@ -109,14 +109,28 @@ export class Engine {
    * @returns {[T, Effect[]]}
    */
   edit(local, work, now) {
+    return this.editAll([local], work, now);
+  }
+
+  /**
+   * Do edits of several collections in one transaction, and send what can be sent.
+   * @template T
+   * @param {LocalCollection[]} locals
+   * @param {() => T} work synchronous
+   * @param {Now} now
+   * @param {() => void} [settled] called at the end of the transaction, when every conflict that can be is settled
+   * @returns {[T, Effect[]]}
+   */
+  editAll(locals, work, now, settled = () => {}) {
     const result = this.device.transaction(() => {
       const made = work();
-      local.settle(now.wall);
+      for (const local of locals) local.settle(now.wall);
+      settled();
       return made;
     });
     this._talk?.flush(now);
     this.device.effects.push(new Moved());
-    return [result, this.device.takeEffects([local])];
+    return [result, this.device.takeEffects(locals)];
   }
 
   // --- on and off ---
@@ -314,6 +328,18 @@ export class Engine {
     if (!this._talk?.entered || !this._talk.mayAsk || keys === null) throw new NotConnected();
     const sealed = sealSignal(keys, identity.deviceId, body, fresh(NONCE_BYTES));
     this._talk.say((request) => ({ type: "signal", request, spaceId: keys.spaceId, body: sealed, to }));
+    return this.device.takeEffects();
+  }
+
+  /**
+   * Hand a frame to the device that this one pairs with.  Throws `NotConnected` when not in session.
+   * @param {Uint8Array} channel
+   * @param {Uint8Array} body
+   * @returns {Effect[]}
+   */
+  handPairing(channel, body) {
+    if (this._talk === null || !this.inSession || !this._talk.mayAsk) throw new NotConnected();
+    this._talk.say((request) => ({ type: "pairing", request, channel, body }));
     return this.device.takeEffects();
   }
 

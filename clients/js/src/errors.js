@@ -50,6 +50,19 @@ export class Closing extends HubError {
   }
 }
 
+/** A pairing came to nothing; `fault` is one of `PAIRING_FAULTS`, the message a sentence for the person. */
+export class PairingFailed extends Error {
+  /** @param {keyof typeof PAIRING_FAULTS} fault */
+  constructor(fault) {
+    super(PAIRING_FAULTS[fault]);
+    this.fault = fault;
+  }
+
+  get name() {
+    return "PairingFailed";
+  }
+}
+
 /** A mistake of our own, found where it was made; never thrown for what came from outside. */
 export class AssertionError extends Error {
   get name() {
@@ -131,4 +144,16 @@ export const CLOSINGS = Object.freeze({
   account_deleted: { code: 4504, message: "the account was deleted" },
   replaced: { code: 4509, message: "the same device connected elsewhere" },
   version: { code: 4510, message: "no protocol version in common" },
+});
+
+/** Why a pairing comes to nothing; found on the devices, unknown to the hub. */
+export const PAIRING_FAULTS = Object.freeze({
+  cancelled: "Pairing was cancelled.",
+  expired: "Pairing took too long; please start again with a new code.",
+  wrong_digits: "These are not the six digits of the other device. Nothing was handed over.",
+  interfered: "What came over the hub was not made by the device with this code. Nothing was handed over.",
+  two_devices: "Two devices have used the same pairing code. Nothing was handed over; please make a new code.",
+  other_app: "That device belongs to another app.",
+  other_key: "That device's key opens other data than this device has.",
+  other_account: "The hub took this device into another account than the one it was added to.",
 });

@@ -26,9 +26,20 @@ import {
   errand,
   now,
 } from "./connection.js";
-import { AccountChanged, Answered, Changed, Hangup, Moved, Send, Sign, SignalCame, Wiped } from "./device.js";
+import {
+  AccountChanged,
+  Answered,
+  Changed,
+  Hangup,
+  Moved,
+  PairingCame,
+  Send,
+  Sign,
+  SignalCame,
+  Wiped,
+} from "./device.js";
 import { Engine, NotConnected } from "./engine.js";
-import { assert, Refusal } from "./errors.js";
+import { assert, PairingFailed, Refusal } from "./errors.js";
 import { keyCode, parseKeyCode, WrongKeyCode } from "./keycode.js";
 import { SpaceKeys } from "./keys.js";
 import { Leader } from "./leader.js";
@@ -41,7 +52,7 @@ import { ID_BYTES, Kind, ZERO_ID } from "./terms.js";
 import { Bell, TimeoutError } from "./waiting.js";
 import { decodeBody } from "./values.js";
 
-export { Closed, ConnectionError, Leader, Refusal, TimeoutError, WrongKeyCode };
+export { Closed, ConnectionError, Leader, PairingFailed, Refusal, TimeoutError, WrongKeyCode };
 export { MemoryStorage } from "./storage.js";
 export { IndexedDbStorage } from "./storage/indexeddb.js";
 export * from "./strategies.js";
@@ -53,6 +64,7 @@ export { BlobValue, readBlobs, toBlobs } from "./values.js";
 /** @typedef {import("./connection.js").Tap} Tap */
 /** @typedef {import("./device.js").Effect} Effect */
 /** @typedef {import("./device.js").Identity} Identity */
+/** @typedef {import("./adding.js").PairingHandle} PairingHandle */
 /** @typedef {import("./engine.js").Status} Status */
 /** @typedef {import("./storage.js").Storage} Storage */
 /** @typedef {import("./strategies.js").Conflict} Conflict */
@@ -111,6 +123,9 @@ export class HubClient {
     this._handles = new Map();
     /** @type {Map<number, {done: (message: any) => void, fail: (error: Error) => void}>} */
     this._answers = new Map();
+    /** @type {Set<PairingHandle>} */
+    this._pairings = new Set();
+    this._pairingRequest = 0; // by which one was opened on the line that is kept up
     /** @type {{effect: Send | Hangup, line: import("./connection.js").Line | null}[]} */
     this._unsent = []; // until what it stands on is durable
     /** @type {Promise<void> | null} */
@@ -234,6 +249,24 @@ export class HubClient {
     return keyCode(appKey, 0);
   }
 
+  // --- pairing ---
+
+  /**
+   * Add a device, or have this one added: enrolment and key in one, without mail.
+   *
+   * With the key and signed in this device is the one that adds, and must be running; otherwise it is the one that is
+   * added, and afterwards it is signed in and has the key.  `scanned` is the other device's code; without it, show
+   * `code`.  `name` is what this device is called on the other one.  It ends by itself after three minutes, or with
+   * `cancel`.  Throws WrongKeyCode, Refusal, ConnectionError.
+   *
+   * @param {{ scanned?: string, name?: string }} [options]
+   * @returns {Promise<PairingHandle>}
+   */
+  async pair(options = {}) {
+    const { pair } = await import("./adding.js"); // with the curves, which nothing else needs
+    return pair(this, options, fresh);
+  }
+
   // --- running ---
 
   /** Sync in the background from now on; comes back by itself whatever happens to the line. */
@@ -245,6 +278,7 @@ export class HubClient {
   /** Stop and close the storage; nothing is lost, and what is unsent is sent when it is opened again. */
   async stop() {
     if (this._stopped) return;
+    for (const pairing of this._pairings) pairing.cancel();
     if (this._running) {
       if (!this._failure) this._carry(this._engine.farewell(this._now()));
       await this._sending;
@@ -471,7 +505,11 @@ export class HubClient {
 
   /** @param {Uint8Array} appKey @param {number} keyEpoch */
   async _takeKey(appKey, keyEpoch) {
-    const keys = await SpaceKeys.derive(appKey, keyEpoch);
+    await this._keepKey(appKey, await SpaceKeys.derive(appKey, keyEpoch));
+  }
+
+  /** @param {Uint8Array} appKey @param {SpaceKeys} keys */
+  async _keepKey(appKey, keys) {
     setAll(this._storage, { app_key: appKey, blocked: null, space_known: null });
     this._engine.device.setKeys(keys);
     this._connection.poke();
@@ -579,6 +617,36 @@ export class HubClient {
     }
   }
 
+  // --- inside of a pairing ---
+
+  /** What this device is to one that it pairs with. */
+  get _me() {
+    const { deviceId, appId, hubUrl } = this._engine.device.identity;
+    return { deviceId, devicePk: this._deviceKey.publicKey, appId, hubUrl };
+  }
+
+  /**
+   * Prove this device in that account and keep the key, unless that is not `wanted` any more; durable when it resolves.
+   *
+   * Throws PairingFailed, Refusal, ConnectionError.
+   *
+   * @param {import("./pairing.js").Grant} grant @param {Uint8Array} accountId @param {() => boolean} wanted
+   */
+  async _takeGrant({ appKey, keyEpoch, incarnation, heads }, accountId, wanted) {
+    const mine = this._storage.setting("app_key");
+    if (mine && !equal(mine, appKey)) throw new PairingFailed("other_key");
+    const keys = await SpaceKeys.derive(appKey, keyEpoch);
+    const ready = await this._errand(async (talk) =>
+      talk.ask({ type: "auth", signature: await talk.proof("auth") }, "ready"),
+    );
+    if (!equal(ready.accountId, accountId)) throw new PairingFailed("other_account");
+    if (!wanted()) return;
+    this._engine.device.keepGranted(incarnation, heads);
+    this._engine.device.isReady(ready);
+    setAll(this._storage, { attempt: null });
+    await this._keepKey(appKey, keys);
+  }
+
   // --- effects ---
 
   /**
@@ -614,11 +682,27 @@ export class HubClient {
   _tell(effect) {
     if (effect instanceof Moved) this._hasMoved();
     else if (effect instanceof Changed) this._handles.get(effect.collection)?.tell(effect.changes);
-    else if (effect instanceof Answered) this._answers.get(effect.number)?.done(effect.message);
+    else if (effect instanceof Answered) this._answered(effect);
     else if (effect instanceof Sign) this._sign(effect);
     else if (effect instanceof Wiped) call(this._onWiped);
     else if (effect instanceof SignalCame) call(this._onSignal, effect.deviceId, effect.body);
     else if (effect instanceof AccountChanged) call(this._onAccount, effect.notice);
+    else if (effect instanceof PairingCame) this._pairingCame(effect);
+  }
+
+  /** @param {Answered} effect */
+  _answered({ number, message }) {
+    const waiting = this._answers.get(number);
+    if (waiting) waiting.done(message);
+    else if (message.type === "refused" && number === this._pairingRequest) {
+      const refusal = asRefusal(message); // the other side talks to another device
+      for (const pairing of this._pairings) if (pairing.role === "giver") pairing.lost(refusal);
+    }
+  }
+
+  /** @param {PairingCame} effect */
+  _pairingCame({ channel, body }) {
+    for (const pairing of this._pairings) if (equal(pairing.channel, channel)) pairing.came(body);
   }
 
   /** @param {Sign} effect */
@@ -638,6 +722,9 @@ export class HubClient {
     if (!this._engine.inSession || this._stopped) {
       // Their answers went with the line.
       for (const { fail } of this._answers.values()) fail(new ConnectionError("the connection was lost"));
+      for (const pairing of this._pairings) {
+        if (pairing.role === "giver") pairing.lost(new ConnectionError("the connection was lost"));
+      }
     }
     if (this._onStatus.length && !this._telling) {
       this._telling = true;

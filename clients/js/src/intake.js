@@ -58,14 +58,18 @@ export class Intake {
   /**
    * The hub's log is this one, reaches `head`, and holds this device's changes up to `counter`.
    *
-   * Throws `CheckFailed` when a log this device knows went back, or knows more of
-   * this device than it did itself.
+   * `granted` is how far the device that added this one had it.  Throws `CheckFailed` when a log this device knows
+   * went back, or knows more of this device than it did itself.
    * @param {Uint8Array} incarnation
    * @param {number} head
    * @param {number} counter
+   * @param {number} [granted]
    */
-  subscribed(incarnation, head, counter) {
+  subscribed(incarnation, head, counter, granted = 0) {
     const row = this.local.row;
+    if (head < granted) {
+      throw this._alarm("rollback", `the head is ${head} and was ${granted} for the device that added this one`);
+    }
     if (!equal(row.incarnation, incarnation)) {
       this._beginLife(incarnation, counter);
       return;

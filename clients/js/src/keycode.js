@@ -5,14 +5,13 @@
  * bech32m (BIP-350) over `u8 version ‖ u8 type ‖ u32 key_epoch ‖ app_key(32)`.  Its checksum
  * finds every mistyped letter and every swap of neighbours; reading forgives spaces, dashes,
  * line breaks and lower case, and says in a sentence what is wrong.
+ * docs/protocol.md "Key code".
  */
 
 import { concat, u32 } from "./bytes.js";
 import { assert } from "./errors.js";
 import { APP_KEY_BYTES, KEY_EPOCH_MAX } from "./keys.js";
 
-export const PREFIX = "HUBKEY";
-export const CODE_CHARS = 74;
 export const GROUP_CHARS = 5;
 
 const PAYLOAD_BYTES = 6 + APP_KEY_BYTES;
@@ -25,12 +24,88 @@ const GENERATORS = [0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3];
 // What people and printers put between groups: blanks of all kinds, hyphens, dashes, the minus sign.
 const BETWEEN_GROUPS = /[\s\x1c-\x1f\x85\-\u00ad\u2010-\u2015\u2212\u200b\ufeff]+/g;
 
-/** The text is no key code; the message is a sentence for the person who typed it. */
+/** The text is no code of the kind asked for; the message is a sentence for the person who typed it. */
 export class WrongKeyCode extends RangeError {
   get name() {
     return "WrongKeyCode";
   }
 }
+
+/** One kind of code: how it begins, what people call it, and how many bytes it carries. */
+export class CodeKind {
+  /**
+   * @param {string} prefix
+   * @param {string} name
+   * @param {number} payloadBytes
+   */
+  constructor(prefix, name, payloadBytes) {
+    this.prefix = prefix;
+    this.name = name;
+    this.chars = prefix.length + 1 + Math.ceil((8 * payloadBytes) / 5) + CHECKSUM_LETTERS;
+    this._payloadBytes = payloadBytes;
+  }
+
+  /**
+   * The code, upper case, that `read` reads back.
+   * @param {Uint8Array} payload
+   * @returns {string}
+   */
+  write(payload) {
+    assert(payload.length === this._payloadBytes, `a ${this.name} carries ${this._payloadBytes} bytes`);
+    const values = toFives(payload);
+    const checksum = polymod([...this._expandedPrefix(), ...values, ...Array(CHECKSUM_LETTERS).fill(0)]) ^ BECH32M;
+    for (let place = CHECKSUM_LETTERS - 1; place >= 0; place--) values.push((checksum >>> (5 * place)) & 31);
+    return `${this.prefix}1${values.map((value) => LETTERS[value]).join("")}`;
+  }
+
+  /**
+   * The payload; a `/HOST` behind the code is left out.  Throws `WrongKeyCode`.
+   * @param {string} text
+   * @returns {Uint8Array}
+   */
+  read(text) {
+    const payload = toBytes(this._checkedValues(this._tidy(text)).slice(0, -CHECKSUM_LETTERS));
+    if (payload) return payload;
+    throw new WrongKeyCode(`The ${this.name} is not in the form that apps write; please compare it with the original.`);
+  }
+
+  /** @param {string} text */
+  _tidy(text) {
+    const code = text.split("/")[0].replace(BETWEEN_GROUPS, "").toUpperCase();
+    if (!code) throw new WrongKeyCode(`There is no ${this.name} here.`);
+    if (!code.startsWith(`${this.prefix}1`)) {
+      throw new WrongKeyCode(`A ${this.name} begins with ${this.prefix}1; this is something else.`);
+    }
+    return code;
+  }
+
+  /** @param {string} code */
+  _checkedValues(code) {
+    const letters = [...code];
+    const values = letters.slice(this.prefix.length + 1).map((letter, at) => {
+      if (LETTERS.includes(letter)) return LETTERS.indexOf(letter);
+      const place = at + this.prefix.length + 2;
+      throw new WrongKeyCode(`Character ${place} of the ${this.name} is '${letter}', which no ${this.name} contains.`);
+    });
+    if (letters.length !== this.chars) {
+      const many = letters.length < this.chars ? "few" : "many";
+      const counted = `${letters.length} instead of ${this.chars}`;
+      throw new WrongKeyCode(`The ${this.name} has too ${many} characters: ${counted}.`);
+    }
+    if (polymod([...this._expandedPrefix(), ...values]) !== BECH32M) {
+      throw new WrongKeyCode(`A character of the ${this.name} is wrong; please compare it with the original.`);
+    }
+    return values;
+  }
+
+  _expandedPrefix() {
+    const codes = [...this.prefix.toLowerCase()].map((letter) => letter.charCodeAt(0));
+    return [...codes.map((code) => code >> 5), 0, ...codes.map((code) => code & 31)];
+  }
+}
+
+export const KEY_CODE = new CodeKind("HUBKEY", "key code", PAYLOAD_BYTES);
+export const { prefix: PREFIX, chars: CODE_CHARS } = KEY_CODE;
 
 /**
  * The 74 characters, upper case, that `parseKeyCode` reads back.
@@ -41,10 +116,7 @@ export class WrongKeyCode extends RangeError {
 export function keyCode(appKey, keyEpoch) {
   assert(appKey.length === APP_KEY_BYTES, "an app key has 32 bytes");
   assert(Number.isInteger(keyEpoch) && keyEpoch >= 0 && keyEpoch <= KEY_EPOCH_MAX, "key_epoch is a u32");
-  const values = toFives(concat(Uint8Array.of(VERSION, APP_KEY), u32(keyEpoch), appKey));
-  const checksum = polymod([...expandedPrefix(), ...values, ...Array(CHECKSUM_LETTERS).fill(0)]) ^ BECH32M;
-  for (let place = CHECKSUM_LETTERS - 1; place >= 0; place--) values.push((checksum >>> (5 * place)) & 31);
-  return `${PREFIX}1${values.map((value) => LETTERS[value]).join("")}`;
+  return KEY_CODE.write(concat(Uint8Array.of(VERSION, APP_KEY), u32(keyEpoch), appKey));
 }
 
 /**
@@ -53,7 +125,7 @@ export function keyCode(appKey, keyEpoch) {
  * @returns {{ appKey: Uint8Array, keyEpoch: number }}
  */
 export function parseKeyCode(text) {
-  const payload = toBytes(checkedValues(tidy(text)).slice(0, -CHECKSUM_LETTERS));
+  const payload = KEY_CODE.read(text);
   if (payload[0] !== VERSION || payload[1] !== APP_KEY) {
     throw new WrongKeyCode("This key code was made by a newer app; please update this one.");
   }
@@ -80,40 +152,6 @@ export function printable(code) {
  */
 export function qrText(code, hubUrl) {
   return `${code}/${new URL(hubUrl).host}`.toUpperCase();
-}
-
-/** @param {string} text */
-function tidy(text) {
-  const code = text.split("/")[0].replace(BETWEEN_GROUPS, "").toUpperCase();
-  if (!code) throw new WrongKeyCode("There is no key code here.");
-  if (!code.startsWith(`${PREFIX}1`)) {
-    throw new WrongKeyCode(`A key code begins with ${PREFIX}1; this is something else.`);
-  }
-  return code;
-}
-
-/** @param {string} code */
-function checkedValues(code) {
-  const letters = [...code];
-  const values = letters.slice(PREFIX.length + 1).map((letter, at) => {
-    if (LETTERS.includes(letter)) return LETTERS.indexOf(letter);
-    const place = at + PREFIX.length + 2;
-    throw new WrongKeyCode(`Character ${place} of the key code is '${letter}', which no key code contains.`);
-  });
-  if (letters.length !== CODE_CHARS) {
-    const many = letters.length < CODE_CHARS ? "few" : "many";
-    const counted = `${letters.length} instead of ${CODE_CHARS}`;
-    throw new WrongKeyCode(`The key code has too ${many} characters: ${counted}.`);
-  }
-  if (polymod([...expandedPrefix(), ...values]) !== BECH32M) {
-    throw new WrongKeyCode("A character of the key code is wrong; please compare it with the original.");
-  }
-  return values;
-}
-
-function expandedPrefix() {
-  const codes = [...PREFIX.toLowerCase()].map((letter) => letter.charCodeAt(0));
-  return [...codes.map((code) => code >> 5), 0, ...codes.map((code) => code & 31)];
 }
 
 /**
@@ -149,7 +187,7 @@ function toFives(payload) {
   return values;
 }
 
-/** @param {number[]} values */
+/** The bytes; null when bits are set behind them.  @param {number[]} values */
 function toBytes(values) {
   const bytes = [];
   let waiting = 0;
@@ -163,8 +201,5 @@ function toBytes(values) {
       waiting &= (1 << bits) - 1;
     }
   }
-  if (waiting) {
-    throw new WrongKeyCode("The key code is not in the form that apps write; please compare it with the original.");
-  }
-  return Uint8Array.from(bytes);
+  return waiting ? null : Uint8Array.from(bytes);
 }

@@ -5,17 +5,17 @@
  * is derived from it: the signing key that proves to the hub that a device holds the app
  * key, the id of the space (a hash of the first signing key, so that nobody can claim
  * another's space), the keys that seal, and the keys that turn names into the ids the hub
- * sees.  docs/protocol.md "Sealed change".
+ * sees.  docs/protocol.md "Keys".
  *
  * A new app key (a higher key_epoch) changes what signs and seals.  Names and the digest
  * keep the keys of the first one, so ids stay what they were.
  */
 
 import { hkdf as hkdfSha256 } from "@noble/hashes/hkdf.js";
-import { hmac } from "@noble/hashes/hmac.js";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { concat, equal, hex, u32, utf8 } from "./bytes.js";
 import { assert } from "./errors.js";
+import { mac } from "./mac.js";
 import { LABEL, SigningKey } from "./signing.js";
 import { ID_BYTES } from "./terms.js";
 
@@ -65,11 +65,11 @@ export class SpaceKeys {
     const first = checkedFirstKey(appKey, keyEpoch, firstKey);
     const signingKey = await signingKeyOf(appKey);
     const firstSigningKey = keyEpoch === 0 ? signingKey : await signingKeyOf(first);
-    const spaceId = sha256(concat(LABEL, utf8("space-id\0"), firstSigningKey.publicKey)).slice(0, ID_BYTES);
-    const derived = (/** @type {Uint8Array} */ key, /** @type {string} */ name, numbered = true, length = HASH_BYTES) =>
-      hkdf(key, spaceId, concat(LABEL, utf8(name), numbered ? u32(keyEpoch) : NO_SALT), length);
+    const spaceId = spaceIdOf(firstSigningKey.publicKey);
+    const derived = (/** @type {Uint8Array} */ key, /** @type {string} */ name, numbered = true) =>
+      hkdf(key, spaceId, concat(LABEL, utf8(name), numbered ? u32(keyEpoch) : NO_SALT));
     return new SpaceKeys(
-      { keyEpoch, spaceId, signingKey, keyId: derived(appKey, "key-id", true, ID_BYTES) },
+      { keyEpoch, spaceId, signingKey, keyId: keyIdOf(appKey, keyEpoch, spaceId) },
       {
         contentKey: derived(appKey, "enc"),
         witnessKey: derived(appKey, "head"),
@@ -101,7 +101,7 @@ export class SpaceKeys {
    * @returns {Uint8Array}
    */
   collectionId(name) {
-    return hmac(sha256, this.nameKey, concat(COLLECTION, utf8(name))).slice(0, ID_BYTES);
+    return mac(this.nameKey, COLLECTION, utf8(name)).slice(0, ID_BYTES);
   }
 
   /**
@@ -111,12 +111,41 @@ export class SpaceKeys {
    * @returns {Uint8Array}
    */
   recordId(collectionId, key) {
-    return hmac(sha256, this.nameKey, concat(RECORD, collectionId, utf8(key))).slice(0, ID_BYTES);
+    return mac(this.nameKey, RECORD, collectionId, utf8(key)).slice(0, ID_BYTES);
   }
 
   toString() {
     return `SpaceKeys(space ${hex(this.spaceId)}, key_epoch ${this.keyEpoch}, key_id ${hex(this.keyId)})`;
   }
+}
+
+/**
+ * The space whose first public key this is.
+ * @param {Uint8Array} firstSpacePk
+ * @returns {Uint8Array}
+ */
+export function spaceIdOf(firstSpacePk) {
+  return sha256(concat(LABEL, utf8("space-id\0"), firstSpacePk)).slice(0, ID_BYTES);
+}
+
+/**
+ * What an app key of a space is called.
+ * @param {Uint8Array} appKey
+ * @param {number} keyEpoch
+ * @param {Uint8Array} spaceId
+ * @returns {Uint8Array}
+ */
+export function keyIdOf(appKey, keyEpoch, spaceId) {
+  return hkdf(appKey, spaceId, concat(LABEL, utf8("key-id"), u32(keyEpoch)), ID_BYTES);
+}
+
+/**
+ * The Ed25519 seed of an app key.  No space id goes in: a device must find the space of a typed key by its public key.
+ * @param {Uint8Array} appKey
+ * @returns {Uint8Array}
+ */
+export function signingSeedOf(appKey) {
+  return hkdf(appKey, NO_SALT, concat(LABEL, utf8("space-auth")));
 }
 
 /**
@@ -150,10 +179,7 @@ function checkedFirstKey(appKey, keyEpoch, firstKey) {
   return first;
 }
 
-/**
- * No space id goes in: a device must find the space of a typed key by this public key.
- * @param {Uint8Array} appKey
- */
+/** @param {Uint8Array} appKey */
 function signingKeyOf(appKey) {
-  return SigningKey.fromSeed(hkdf(appKey, NO_SALT, concat(LABEL, utf8("space-auth"))));
+  return SigningKey.fromSeed(signingSeedOf(appKey));
 }

@@ -14,10 +14,14 @@
  * row stay unanswered, and storage does answer the tab that asked, it takes the lock.
  * The former leader is told by its signal as soon as it can be told anything: until then
  * it may still run, so whatever keeps the data must itself refuse two writers.
+ *
+ * A tab in which the person does something that only the leader can do claims the lead: `claim`
+ * takes the lock in the same way, and the former leader stands behind again.
  */
 
 import { Page } from "./page.js";
 import { report } from "./report.js";
+import { Bell } from "./waiting.js";
 
 export const ASK_EVERY_MS = 10_000;
 export const ANSWER_WITHIN_MS = 1_200;
@@ -26,12 +30,13 @@ export const AGAIN_AFTER_MS = 5_000; // after leading failed: others first
 
 /** @typedef {import("./page.js").PageLike} PageLike */
 /** @typedef {(signal: AbortSignal) => Promise<void> | void} Lead */
-
+/** @typedef {{request(name: string, options: any, callback: () => any): Promise<any>}} LocksLike */
 /**
  * What a leader needs of its surroundings; each has the browser's as its default.
  *
  * @typedef {object} Surroundings
- * @property {Pick<LockManager, "request"> | null} [locks] null: nobody to share with, this tab leads at once
+ * @property {LocksLike | null} [locks] navigator.locks, or what does as they do; null: nobody to share with,
+ *   this tab leads at once
  * @property {{postMessage: (message: unknown) => void, onmessage: ((event: any) => void) | null, close: () => void}
  *   | null} [channel] reaches the other tabs of this name
  * @property {() => Promise<unknown>} [roundTrip] settles when storage has answered
@@ -45,6 +50,7 @@ export const AGAIN_AFTER_MS = 5_000; // after leading failed: others first
  * @typedef {object} Bid
  * @property {AbortController} waiting withdraws it while others lead
  * @property {AbortController | null} leading aborted when leading ends; null: not yet
+ * @property {boolean} claims takes the lock instead of waiting for it
  * @property {() => void} release gives the lock back
  */
 
@@ -72,6 +78,8 @@ export class Leader {
     this._undo = [];
     /** @type {Promise<void>} */
     this._led = Promise.resolve();
+    this._moved = new Bell();
+    this._away = false; // the page stands still, or is about to
   }
 
   /** Whether this tab leads. */
@@ -86,8 +94,8 @@ export class Leader {
     const interval = setInterval(() => this.ask(), ASK_EVERY_MS);
     this._undo = [
       () => clearInterval(interval),
-      this._page.on("leaving", () => this._withdraw()),
-      this._page.on("back", () => this._stand()),
+      this._page.on("leaving", () => this._leave()),
+      this._page.on("back", () => this._back()),
       this._page.on("shown", () => this._seen()),
     ];
     this._stand();
@@ -98,11 +106,25 @@ export class Leader {
   async stop() {
     this._undo.forEach((undo) => undo());
     this._undo = [];
+    this._moved.ring();
     const bid = this._bid;
-    bid?.leading?.abort();
+    if (bid?.leading) bid.leading.abort();
+    else this._withdraw();
     await this._led.catch(() => undefined);
     if (bid && bid === this._bid) this._withdraw();
     this._channel?.close();
+  }
+
+  /**
+   * Take the lead from whichever tab has it; returns when this one leads, and its work has begun.  Of two tabs that
+   * claim it at once both have led, the later one leads on.  Throws Error when the leader was not started, or stops.
+   */
+  async claim() {
+    while (!this.leading) {
+      if (!this._undo.length) throw new Error("this tab does not stand for election");
+      if (!this._bid?.claims && !this._away) this._stand(true);
+      await this._moved.wait();
+    }
   }
 
   /**
@@ -115,8 +137,9 @@ export class Leader {
     try {
       for (let question = 0; question < QUESTIONS; question++) {
         if (await this._answered()) return;
+        if (!this._mayFollow()) return;
       }
-      if (this._mayFollow()) this._stand(true);
+      this._stand(true);
     } finally {
       this._asking = false;
     }
@@ -143,8 +166,19 @@ export class Leader {
     this._roundTrip().then(() => this.leading && this._channel?.postMessage("here"), () => undefined);
   }
 
-  _seen() {
+  _leave() {
+    this._away = true;
+    this._withdraw();
+  }
+
+  _back() {
+    this._away = false;
     this._stand();
+    this._moved.ring();
+  }
+
+  _seen() {
+    this._back();
     this.ask();
   }
 
@@ -154,7 +188,7 @@ export class Leader {
     if (this._bid && !steal) return;
     this._withdraw();
     /** @type {Bid} */
-    const bid = { waiting: new AbortController(), leading: null, release: () => undefined };
+    const bid = { waiting: new AbortController(), leading: null, claims: steal, release: () => undefined };
     this._bid = bid;
     if (!this._locks) {
       this._begin(bid);
@@ -186,11 +220,13 @@ export class Leader {
       this._failed(error);
       if (bid === this._bid) this._giveWay();
     });
+    this._moved.ring();
   }
 
   /** Let another lead, and be there again later. */
   _giveWay() {
     this._withdraw();
+    if (!this._undo.length) return; // it has stopped meanwhile
     const later = setTimeout(() => this._undo.length && this._stand(), AGAIN_AFTER_MS);
     this._undo.push(() => clearTimeout(later));
   }
@@ -212,6 +248,7 @@ export class Leader {
     bid?.leading?.abort();
     bid?.waiting.abort();
     bid?.release();
+    this._moved.ring();
   }
 }
 

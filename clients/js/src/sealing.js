@@ -79,10 +79,10 @@ export function seal(keys, { kind, flagsConditional, plaintext, nonce, ...fields
  */
 export function openSealed(keys, sealed, { collectionId }) {
   const header = expectedHeader(keys, sealed, collectionId);
-  const nonce = sealed.slice(HEADER_BYTES, CIPHERTEXT_AT);
+  const nonce = sealed.subarray(HEADER_BYTES, CIPHERTEXT_AT);
   let opened;
   try {
-    opened = cipher(keys, header.kind, nonce, sealed.slice(0, HEADER_BYTES)).decrypt(sealed.slice(CIPHERTEXT_AT));
+    opened = cipher(keys, header.kind, nonce, sealed.subarray(0, HEADER_BYTES)).decrypt(sealed.subarray(CIPHERTEXT_AT));
   } catch (cause) {
     throw new Unopenable("the seal is broken", { cause });
   }
@@ -181,7 +181,7 @@ function unpadded(bytes) {
   const length = bytes.length < LENGTH_BYTES ? Infinity : new DataView(bytes.buffer, bytes.byteOffset).getUint32(0);
   const end = LENGTH_BYTES + length;
   if (end > bytes.length || bytes.subarray(end).some(Boolean)) throw new Unopenable("the padding is wrong");
-  return bytes.slice(LENGTH_BYTES, end);
+  return bytes.subarray(LENGTH_BYTES, end);
 }
 
 /** @param {number} number at least 1 */

@@ -3,7 +3,7 @@
  *
  * `nonce(24) ‖ ciphertext ‖ tag(16)`, XChaCha20-Poly1305 under a key of its own; the space
  * and the sending device are associated data, so the hub can neither read a signal nor put
- * another sender's name on it.  docs/protocol.md "signal".
+ * another sender's name on it.  docs/protocol.md "Signals".
  */
 
 import { xchacha20poly1305 } from "@noble/ciphers/chacha.js";

@@ -177,13 +177,12 @@ export function verify(publicKey, signature, purpose, hubUrl, hello, challenge) 
  */
 export async function verifySignature(publicKey, signature, message) {
   if (signature.length !== SIGNATURE_BYTES || publicKey.length !== PUBLIC_KEY_BYTES) return false;
-  const { ed25519 } = await curves();
+  const { ed25519, sha512 } = await curves();
   const { Point } = ed25519;
   const R = signature.slice(0, 32);
   const key = pointOf(Point, publicKey);
   const S = littleEndian(signature.subarray(32));
   if (!key || !pointOf(Point, R) || S >= Point.Fn.ORDER) return false;
-  const { sha512 } = await import("@noble/hashes/sha2.js");
   const k = littleEndian(sha512(concat(R, publicKey, message))) % Point.Fn.ORDER;
   return equal(Point.BASE.multiplyUnsafe(S).subtract(key.multiplyUnsafe(k)).toBytes(), R);
 }
@@ -239,7 +238,7 @@ function hasEd25519() {
 }
 
 function curves() {
-  return import("@noble/curves/ed25519.js");
+  return import("./curves.js");
 }
 
 /** @param {string} text */

@@ -7,7 +7,7 @@
  * conflict, so it should depend on nothing but its argument.
  *
  * The engine settles what is no real conflict (equal values, or only one side changed) before it asks, so a strategy
- * never sees those.
+ * never sees those. Except one that counts (`counts` is true of it, as of `counterSum`): to it two equal edits are two.
  *
  * A mapping is a plain object or a `Map`; a field that is `undefined` is not there, as it is when a value is sealed.
  */
@@ -30,7 +30,7 @@ export const COMPARISONS_MAX = 100_000;
 
 /** @typedef {typeof MINE | typeof THEIRS | typeof MANUAL} Verdict  the answers that need no new value */
 /** @typedef {Merged | Verdict} Answer */
-/** @typedef {(conflict: Conflict) => Answer} Strategy */
+/** @typedef {((conflict: Conflict) => Answer) & { counts?: boolean }} Strategy  `counts`: two equal edits are two */
 /** @typedef {(base: any, mine: any, theirs: any) => any} FieldMerge  the value of one field; each may be `MISSING` */
 
 /** Two edits of one record; each value may be `MISSING`. */
@@ -98,9 +98,10 @@ export function perField(conflict) {
  * @returns {Strategy}
  */
 export function counterSum(...fields) {
-  if (!fields.length) return sumPlain;
   const adders = new Map(fields.map((field) => [field, sum]));
-  return (conflict) => mergeMappings(conflict, adders);
+  const strategy = (/** @type {Conflict} */ conflict) =>
+    fields.length ? mergeMappings(conflict, adders) : sumPlain(conflict);
+  return Object.assign(strategy, { counts: true });
 }
 
 /**
@@ -133,6 +134,25 @@ export function threeWayText(conflict, fallback = manual) {
   if (conflict.base === MISSING || !all(conflict, isText)) return fallback(conflict);
   const merged = mergeInTime(conflict.base, conflict.mine, conflict.theirs);
   return merged === null ? fallback(conflict) : new Merged(merged);
+}
+
+/**
+ * Merge mappings field by field, each field by its own strategy; fields that are not named as `perField` does.
+ *
+ *     byField({ text: threeWayText, tags: setUnion, words: counterSum() })
+ *
+ * A strategy of a field sees the field's values, and only when both sides changed it differently.  When it leaves its
+ * field to a person, the whole is left to a person.
+ * @param {Record<string, Strategy>} strategies
+ * @returns {Strategy}
+ */
+export function byField(strategies) {
+  return (conflict) => {
+    const merges = Object.entries(strategies).map(([field, strategy]) => [field, ofField(conflict.key, strategy)]);
+    const answer = mergeMappings(conflict, new Map(/** @type {[string, FieldMerge][]} */ (merges)));
+    const isOpen = answer instanceof Merged && [...fieldsOf(answer.value).values()].includes(MANUAL);
+    return isOpen ? MANUAL : answer;
+  };
 }
 
 /**
@@ -203,6 +223,22 @@ function mergeFields(conflict, special) {
   return merged;
 }
 
+/**
+ * The field's value as the strategy has it, or MANUAL.
+ * @param {string} key
+ * @param {Strategy} strategy
+ * @returns {FieldMerge}
+ */
+function ofField(key, strategy) {
+  return (base, mine, theirs) => {
+    if (sameValue(mine, theirs) || sameValue(theirs, base)) return mine;
+    if (sameValue(mine, base)) return theirs;
+    const answer = strategy(new Conflict(key, base, mine, theirs));
+    if (answer instanceof Merged) return answer.value;
+    return answer === MINE ? mine : answer === THEIRS ? theirs : MANUAL;
+  };
+}
+
 /** @type {FieldMerge} */
 function pick(base, mine, theirs) {
   return sameValue(mine, base) ? theirs : mine;
@@ -220,7 +256,7 @@ function sum(base, mine, theirs) {
   return Number(start) + (Number(one) - Number(start) + (Number(other) - Number(start)));
 }
 
-/** @type {Strategy} */
+/** @param {Conflict} conflict @returns {Answer} */
 function sumPlain(conflict) {
   const lone = editBeatsDelete(conflict);
   if (lone !== null) return lone;

@@ -73,6 +73,8 @@ export const LIMITS = Object.freeze({
   sessionsPerAccountMax: 32,
   signalBytesMax: 4_096,
   witnessBytesMax: 4_096,
+  pairingBytesMax: 2_048, // one frame between two devices that pair; fits before auth
+  pairingFramesMax: 8, // both ways together, in one pairing
   pageBytes: 131_072, // a changes frame stops growing beyond this
   pageChanges: 500,
   queuedBytesMax: 1_048_576, // to one session; beyond it the session is sent heads only

@@ -24,6 +24,9 @@ const DEVICE = {
   request_code: { request: 1, address: "a@b", device_pk: bin(32), app_id: "a" },
   enrol: { request: 1, attempt_id: id(1), code: "1", device_pk: bin(32), signature: bin(64) },
   confirm: { request: 1, attempt_id: id(1), code: "1" },
+  open_pairing: { request: 1, channel: id(1) },
+  pairing: { request: 1, channel: id(1), body: bin(1) },
+  vouch: { request: 1, device_id: id(1), device_pk: bin(32) },
   create_space: { request: 1, space_id: id(1), app_id: "a", space_pk: bin(32), signature: bin(64) },
   enter: { request: 1, spaces: [PROOF] },
   collections: { request: 1, space_id: id(1) },
@@ -67,6 +70,7 @@ const HUB = {
     spaces: [INFO],
   },
   code_sent: { request: 1, attempt_id: id(1), expires_in_s: 1.5, phrase: "two words" },
+  pairing: { request: 0, channel: id(1), body: bin(1) },
   entered: { request: 1, spaces: [INFO] },
   collection_list: { request: 1, space_id: id(1), collections: [{ collection_id: id(2), head: 3 }] },
   subscribed: {

@@ -18,8 +18,9 @@ import {
 import { DEAD_AFTER_S } from "../src/conversation.js";
 import { HEARTBEAT_S, Watch } from "./watch.js";
 import { Door, until } from "./door.js";
-import { ACCOUNT, APP_ID, Line } from "./engine_hub.js";
-import { FakePage } from "./fake_page.js";
+import { FakePage } from "../src/testing/index.js";
+import { Line } from "../src/testing/line.js";
+import { ACCOUNT, APP_ID } from "./engine_hub.js";
 import { pack } from "../src/msgpack.js";
 import { StorageFailed } from "../src/storage.js";
 

@@ -4,18 +4,16 @@
  * Devices dial `ws://hub.test/v1/ws`, which `WebSocket` leads to the door's port, so that proofs name one hub.
  */
 
-import { createPublicKey } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { WebSocket, WebSocketServer } from "ws";
 
-import { hex, utf8 } from "../src/bytes.js";
+import { utf8 } from "../src/bytes.js";
 import { HubClient, MemoryStorage } from "../src/index.js";
 import { SUBPROTOCOL } from "../src/terms.js";
 import { decodeFromDevice } from "../src/wire/codec.js";
-import { ACCOUNT, APP_ID, HUB_URL, Line, TestHub } from "./engine_hub.js";
-
-const SPKI = Buffer.from("302a300506032b6570032100", "hex"); // what precedes a public key, RFC 8410 §4
+import { Line } from "../src/testing/line.js";
+import { ACCOUNT, APP_ID, HUB_URL, TestHub } from "./engine_hub.js";
 
 export class Door {
   constructor() {
@@ -65,13 +63,13 @@ export class Door {
 
   /** @param {WebSocket} peer */
   _talk(peer) {
-    const [deviceId] = this.hub.devices.keys();
-    const line = Object.assign(new Line(this.hub, Buffer.from(deviceId, "hex")), {
+    const line = Object.assign(new Line(this.hub), {
       socket: peer,
       closeCode: 0,
       /** @type {string[]} */
       heardTypes: [],
     });
+    line.onEnd = (code) => peer.close(code);
     this.hub.lines.push(line);
     this.lines.push(line);
     peer.on("message", (data) => {
@@ -83,7 +81,7 @@ export class Door {
     peer.on("error", () => undefined);
     peer.on("close", (code) => {
       line.closeCode = code;
-      this.hub.lines.splice(this.hub.lines.indexOf(line), 1);
+      line.gone();
     });
   }
 
@@ -110,8 +108,7 @@ export class Door {
     const client = await HubClient.open({
       storage, appId: APP_ID, WebSocket: this.WebSocket, random: () => 0.02, connectWithinS: 0.05, ...more,
     });
-    const der = Buffer.concat([SPKI, client._deviceKey.publicKey]);
-    this.hub.devices.set(hex(client.deviceId), createPublicKey({ key: der, format: "der", type: "spki" }));
+    this.hub.knows(client.deviceId, client._deviceKey.publicKey);
     client.start();
     return client;
   }

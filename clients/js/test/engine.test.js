@@ -15,11 +15,12 @@ import { pack } from "../src/msgpack.js";
 import { seal } from "../src/sealing.js";
 import { MemoryStorage, State } from "../src/storage.js";
 import { IndexedDbStorage } from "../src/storage/indexeddb.js";
-import { Conflict, MISSING, Merged, THEIRS, lastWriterWins, manual, perField } from "../src/strategies.js";
+import { Conflict, MISSING, Merged, THEIRS, counterSum, lastWriterWins, manual, perField } from "../src/strategies.js";
 import { Kind, ZERO_ID } from "../src/terms.js";
 import { decodeFromDevice, decodeFromHub, encode } from "../src/wire/codec.js";
 import { parseHeader } from "../src/wire/header.js";
-import { KEYS, Line, World } from "./engine_hub.js";
+import { Line } from "../src/testing/line.js";
+import { APP_ID, KEYS, World } from "./engine_hub.js";
 
 /** A world in which these devices have connected and nothing is under way. */
 function synced(strategy = lastWriterWins, names = "x") {
@@ -348,6 +349,39 @@ test("equal edits are no conflict and nobody is asked", () => {
   assert.deepEqual(where(x), ["synced", 0, 0]);
 });
 
+test("the same count from two changes heals a hub without counting twice", () => {
+  const [world, x, y] = synced(counterSum("n"), "xy");
+  const backup = world.hub.backup();
+  x.put("a", { n: 5 });
+  world.quiesce();
+  x.cut();
+  for (const n of [6, 5]) {
+    y.put("a", { n });
+    world.quiesce();
+  }
+  y.cut();
+  world.hub.restore(backup, utf8("J".repeat(16)));
+  for (const peer of [y, x]) {
+    peer.connect();
+    world.quiesce();
+  }
+  assert.deepEqual([x.items(), y.items()], [{ a: { n: 5 } }, { a: { n: 5 } }]);
+  assert.deepEqual([where(x), where(y)], [["synced", 0, 0], ["synced", 0, 0]]);
+});
+
+test("two equal counts add up, also of a counter that both have made", () => {
+  const [world, x, y] = synced(counterSum("n"), "xy");
+  for (const total of [2, 4]) {
+    x.cut();
+    y.put("a", { n: total - 1 });
+    world.quiesce();
+    x.put("a", { n: total - 1 });
+    world.settle();
+    assert.deepEqual([x.items(), y.items()], [{ a: { n: total } }, { a: { n: total } }]);
+  }
+  assert.deepEqual(where(x), ["synced", 0, 0]);
+});
+
 test("a merge that is what the log has already is not sent", () => {
   const [world, x, y] = synced((conflict) => new Merged(conflict.theirs), "xy");
   x.cut();
@@ -489,11 +523,11 @@ test("an edit over quota goes out at once when the account has less in it than w
   const [world, x] = synced();
   x.put("old", 1);
   world.quiesce();
-  Object.assign(world.hub, { full: true, usedBytes: 100 });
+  Object.assign(world.hub, { full: true, used: 100 });
   x.put("a", 1);
   world.quiesce();
   assert.deepEqual(where(x), ["sending", 1, 0]);
-  Object.assign(world.hub, { full: false, usedBytes: 50 });
+  Object.assign(world.hub, { full: false, used: 50 });
   x.delete("old");
   world.quiesce();
   assert.deepEqual(where(x), ["synced", 0, 0]);
@@ -612,7 +646,7 @@ test("a key that belongs to none of the spaces of the app makes no further one b
   y.storage.setSetting("may_create", null);
   const { logs } = world.hub.spaces.get(hex(KEYS.spaceId));
   const elsewhere = utf8("S".repeat(16));
-  world.hub.spaces = new Map([[hex(elsewhere), { spaceId: elsewhere, logs }]]);
+  world.hub.spaces = new Map([[hex(elsewhere), { spaceId: elsewhere, appId: APP_ID, spacePk: KEYS.spacePk, logs }]]);
   y.connect();
   world.quiesce();
   assert.equal(y.status().phase, "blocked");
@@ -1101,7 +1135,7 @@ test("while the remote copies are dropped no other edit is sent", () => {
 for (const [name, strategy, value] of [["lastWriterWins", lastWriterWins, 1], ["theirs", theirs, 2]]) {
   test(`what comes behind a wipe is not shown before the person goes on: ${name}`, () => {
     const [world, x, y] = synced(strategy, "xy");
-    world.hub.page = 100;
+    world.hub.pageChanges = 100;
     x.put("a", 1);
     world.quiesce();
     x.cut();

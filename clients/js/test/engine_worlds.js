@@ -47,7 +47,7 @@ export function everything(peer, key) {
 /** Three devices; with every other seed their signatures take their time. */
 export function makeWorld(seed, strategy, storage = () => new MemoryStorage(), strategies = {}) {
   const world = new World(seed);
-  world.hub.page = world.random.choice([1, 2, 7]);
+  world.hub.pageChanges = world.random.choice([1, 2, 7]);
   for (const name of "xyz") {
     world.peer(name, strategy, storage(name), strategies).signsLate = Boolean(seed % 2);
   }

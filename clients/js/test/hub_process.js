@@ -10,10 +10,11 @@
  */
 
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { WebSocket } from "ws";
 
 export const HERE = dirname(fileURLToPath(import.meta.url));
 export const ROOT = resolve(HERE, "../../..");
@@ -45,6 +46,7 @@ export class HubProcess {
   constructor(dataDir, settings) {
     this.dataDir = dataDir;
     this.port = 0;
+    this.WebSocket = WebSocket;
     this._settings = settings;
     this._said = "";
     /** @type {Mail[]} */
@@ -130,6 +132,34 @@ export class HubProcess {
 
   thaw() {
     this._child?.kill("SIGCONT");
+  }
+
+  /** Its disk is lost while it is down. */
+  async empty() {
+    await this.stop();
+    for (const each of readdirSync(this.dataDir)) rmSync(join(this.dataDir, each), { recursive: true });
+    await this.restart();
+  }
+
+  /** What `restore` takes: the hub's folder as it is now. */
+  async backup() {
+    await this.stop();
+    const backup = mkdtempSync(join(tmpdir(), "sync-hub-backup-"));
+    cpSync(this.dataDir, backup, { recursive: true });
+    await this.restart();
+    return backup;
+  }
+
+  /** An operator puts the backup back, and says so.  @param {string} backup */
+  async restore(backup) {
+    await this.stop();
+    rmSync(this.dataDir, { recursive: true });
+    cpSync(backup, this.dataDir, { recursive: true });
+    rmSync(backup, { recursive: true });
+    const env = { ...process.env, HUB_DATA_DIR: this.dataDir };
+    const marked = spawnSync(PYTHON, ["-m", "hub", "mark-restored"], { cwd: ROOT, env, encoding: "utf8" });
+    if (marked.status !== 0) throw new Error(marked.stderr);
+    await this.restart();
   }
 
   /** Stop it for good and drop its folder. */

@@ -4,8 +4,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
 import { AGAIN_AFTER_MS, ANSWER_WITHIN_MS, ASK_EVERY_MS, Leader, QUESTIONS } from "../src/leader.js";
-import { FakePage } from "./fake_page.js";
-import { Locks } from "./locks.js";
+import { FakePage, Locks } from "../src/testing/index.js";
 
 const DECIDED_MS = QUESTIONS * ANSWER_WITHIN_MS;
 
@@ -40,14 +39,17 @@ class Tab {
   /** @param {Tabs} tabs @param {(signal: AbortSignal) => Promise<void> | void} [lead] */
   constructor(tabs, lead) {
     this.name = "abc"[tabs.all.push(this) - 1];
+    let closed = false;
     const channel = {
       /** @type {((event: any) => void) | null} */
       onmessage: null,
       postMessage: (/** @type {unknown} */ data) => {
+        if (closed) throw new DOMException("the channel is closed", "InvalidStateError");
         if (data === "ask") this.asked += 1;
         for (const other of tabs.all) if (other !== this) queueMicrotask(() => other.channel.onmessage?.({ data }));
       },
       close: () => {
+        closed = true;
         channel.onmessage = null;
       },
     };
@@ -298,4 +300,93 @@ test("after it has stopped nothing makes it lead again", async () => {
   await pass(2 * ASK_EVERY_MS);
   assert.deepEqual(tabs.leading, []);
   assert.equal(tabs.locks.queue.length, 0);
+});
+
+test("a tab that claims the lead leads when the claim resolves and the former leader stands behind", async () => {
+  const tabs = new Tabs();
+  const [a, b] = [tabs.open(), tabs.open()];
+  await quiet();
+  let begun = -1;
+  b.leader.claim().then(() => (begun = b.signals.length));
+  await quiet();
+  assert.equal(begun, 1); // its work has begun by then
+  assert.deepEqual(tabs.leading, ["b"]);
+  assert.ok(a.signals[0].aborted && !b.signals[0].aborted);
+  await b.leader.stop();
+  await quiet();
+  assert.deepEqual(tabs.leading, ["a"]);
+});
+
+test("a leader that claims the lead goes on as it is", async () => {
+  const tabs = new Tabs();
+  const a = tabs.open();
+  await quiet();
+  await a.leader.claim();
+  assert.equal(a.signals.length, 1);
+  assert.ok(!a.signals[0].aborted);
+});
+
+test("tabs that claim the lead at once have all led and one leads on", async () => {
+  const tabs = new Tabs();
+  tabs.open();
+  const [b, c] = [tabs.open(), tabs.open()];
+  await quiet();
+  await Promise.all([b.leader.claim(), c.leader.claim(), b.leader.claim()]);
+  await quiet();
+  assert.equal(tabs.leading.length, 1);
+  assert.ok(b.signals.length > 0 && c.signals.length > 0);
+});
+
+test("a tab that is closed while it waits for an answer asks no more", async () => {
+  const tabs = new Tabs();
+  const a = tabs.open();
+  const b = tabs.open();
+  await quiet();
+  a.frozen = true;
+  await b.leader.stop();
+  const { asked } = b;
+  await pass(DECIDED_MS);
+  assert.equal(b.asked, asked);
+});
+
+test("a claim in a tab that does not stand for election is refused", async () => {
+  const tabs = new Tabs();
+  const a = tabs.open();
+  const b = new Tab(tabs);
+  await assert.rejects(b.leader.claim(), /does not stand/);
+  b.leader.start();
+  await quiet();
+  b.page.tell("leaving");
+  const claimed = assert.rejects(b.leader.claim(), /does not stand/);
+  await quiet();
+  assert.ok(a.leader.leading); // a tab that is about to stand still takes nothing
+  await b.leader.stop();
+  await claimed;
+});
+
+test("a tab whose work fails while it stops does not stand again", async () => {
+  const tabs = new Tabs();
+  const a = tabs.open((signal) => new Promise((_, fail) => signal.addEventListener("abort", fail)));
+  await quiet();
+  await a.leader.stop();
+  await pass(2 * AGAIN_AFTER_MS);
+  assert.deepEqual(tabs.leading, []);
+  assert.equal(tabs.locks.queue.length, 0);
+});
+
+test("a tab that stops while the former end of its work is awaited does not begin once more", async () => {
+  const tabs = new Tabs();
+  /** @type {() => void} */
+  let end = () => undefined;
+  const a = tabs.open(() => new Promise((done) => (end = () => done())));
+  const b = tabs.open();
+  await quiet();
+  await b.leader.claim(); // what a did has not ended yet
+  const stopped = a.leader.stop();
+  await b.leader.stop();
+  await quiet();
+  assert.equal(a.signals.length, 1);
+  end();
+  await stopped;
+  assert.equal(a.signals.length, 1);
 });

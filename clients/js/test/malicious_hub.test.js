@@ -15,7 +15,8 @@ import { recordPlaintext, seal } from "../src/sealing.js";
 import { Kind, ZERO_ID } from "../src/terms.js";
 import { encodeBody } from "../src/values.js";
 import { parseHeader } from "../src/wire/header.js";
-import { KEYS, Log, World } from "./engine_hub.js";
+import { Log } from "../src/testing/log.js";
+import { KEYS, World } from "./engine_hub.js";
 import { everything, finish, makeWorld, plain, play } from "./engine_worlds.js";
 
 const COLLECTION = KEYS.collectionId("notes");
@@ -26,7 +27,7 @@ const MANY = 5;
 class Lie {
   constructor(seed) {
     this.world = new World(seed);
-    this.world.hub.page = 100;
+    this.world.hub.pageChanges = 100;
     this.phone = this.world.peer("phone");
     this.laptop = this.world.peer("laptop");
     for (let number = 0; number < 6; number += 1) this.phone.put(`old${number}`, number);

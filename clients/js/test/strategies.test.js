@@ -6,8 +6,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  COMPARISONS_MAX, Conflict, MANUAL, MINE, MISSING, Merged, THEIRS, counterSum, lastWriterWins, manual, mergeLines,
-  perField, sameValue, setUnion, threeWayText,
+  COMPARISONS_MAX, Conflict, MANUAL, MINE, MISSING, Merged, THEIRS, byField, counterSum, lastWriterWins, manual,
+  mergeLines, perField, sameValue, setUnion, threeWayText,
 } from "../src/strategies.js";
 import { always } from "./seeded.js";
 
@@ -22,6 +22,7 @@ const MERGING = {
   "setUnion of sets": [setUnion, new Set("a")],
   "setUnion of lists": [setUnion, ["a"]],
   threeWayText: [threeWayText, "a\n"],
+  byField: [byField({ a: counterSum() }), { a: 1 }],
 };
 const TEXT = "one\ntwo\nthree\nfour\nfive\n";
 
@@ -405,4 +406,38 @@ test("values are the same by what they hold", () => {
   });
   assert.ok(sameValue({ a: 1, b: undefined }, { a: 1 }));
   assert.ok(sameValue(5, 5n) && !sameValue(1, true));
+});
+
+// --- fields, each in its own way -------------------------------------------------------------
+
+const chapter = byField({ text: threeWayText, tags: setUnion, words: counterSum() });
+
+test("each field is merged by its own strategy, and the others by whose changed", () => {
+  const base = { text: TEXT, tags: new Set("ab"), words: 10, title: "old", order: 1 };
+  const mine = { ...base, text: TEXT.replace("one", "ONE"), tags: new Set("abc"), words: 12, title: "mine" };
+  const theirs = { ...base, text: TEXT.replace("five", "FIVE"), tags: new Set("b"), words: 15, order: 2 };
+  assert.deepEqual(merged(asked(chapter, base, mine, theirs)), {
+    text: "ONE\ntwo\nthree\nfour\nFIVE\n", tags: new Set("bc"), words: 17, title: "mine", order: 2,
+  });
+});
+
+test("one field that waits for a person makes the whole wait", () => {
+  const base = { text: "one\n", words: 10 };
+  const [mine, theirs] = [{ text: "mine\n", words: 11 }, { text: "theirs\n", words: 12 }];
+  assert.equal(asked(chapter, base, mine, theirs), MANUAL);
+  const sure = byField({ text: (conflict) => threeWayText(conflict, lastWriterWins), words: counterSum() });
+  assert.deepEqual(merged(asked(sure, base, mine, theirs)), { text: "mine\n", words: 13 });
+  const yielding = byField({ text: () => THEIRS });
+  assert.deepEqual(merged(asked(yielding, base, mine, theirs)), { text: "theirs\n", words: 11 });
+});
+
+test("a field's strategy is asked only about what both changed differently", () => {
+  /** @type {any[]} */
+  const seen = [];
+  const asking = byField({ a: (conflict) => (seen.push({ ...conflict }), MINE), b: () => assert.fail("not asked") });
+  const answer = asked(asking, { a: 1, b: 1 }, { a: 2, b: 2, c: 2 }, { a: 3, b: 2 });
+  assert.deepEqual(merged(answer), { a: 2, b: 2, c: 2 });
+  assert.deepEqual(seen, [{ key: "key", base: 1, mine: 2, theirs: 3 }]);
+  const removed = asked(asking, { b: 1 }, { b: 1, c: 1 }, {});
+  assert.deepEqual(merged(removed), { c: 1 });
 });

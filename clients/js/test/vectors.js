@@ -8,7 +8,7 @@ const ROOT = new URL("../../../", import.meta.url);
 
 /**
  * One file of vectors/, read.
- * @param {"crypto" | "values" | "ed25519"} name
+ * @param {"crypto" | "values" | "ed25519" | "words"} name
  */
 export function vectors(name) {
   return JSON.parse(readFileSync(new URL(`vectors/${name}.json`, ROOT), "utf8"));

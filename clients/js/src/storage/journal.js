@@ -7,12 +7,12 @@
  */
 
 /** @typedef {import("./rows.js").StorageFailed} StorageFailed */
-/** @typedef {import("./tables.js").Write} Write */
 /** @typedef {import("./tables.js").WriteSet} WriteSet */
 
+/** @template [Item=WriteSet] what one transaction hands over */
 export class Journal {
   /**
-   * @param {(writeSets: WriteSet[]) => Promise<void>} commit rejects with `StorageFailed`, never with anything else
+   * @param {(batch: Item[]) => Promise<void>} commit rejects with `StorageFailed`, never with anything else
    * @param {(failure: StorageFailed) => void} [failed] told of each failure once
    */
   constructor(commit, failed = () => {}) {
@@ -20,7 +20,7 @@ export class Journal {
     this.failure = null;
     this._commit = commit;
     this._failed = failed;
-    /** @type {WriteSet[]} handed over and not yet durable */
+    /** @type {Item[]} handed over and not yet durable */
     this._waiting = [];
     this._handed = 0;
     this._durable = 0;
@@ -34,7 +34,7 @@ export class Journal {
     return this._handed - this._durable;
   }
 
-  /** @param {WriteSet} writeSet */
+  /** @param {Item} writeSet */
   add(writeSet) {
     this._handed += 1;
     this._waiting.push(writeSet);
@@ -85,7 +85,7 @@ export class Journal {
 
   /**
    * @private
-   * @param {WriteSet[]} batch
+   * @param {Item[]} batch
    */
   async _commitBatch(batch) {
     try {

@@ -340,8 +340,14 @@ export class MemoryStorage {
    * @param {{after?: number, freeingOnly?: boolean}} [which]
    */
   waiting(collections, limit, { after = 0, freeingOnly = false } = {}) {
-    const rows = [...new Set(collections)].flatMap((n) => this.rowsIn(n, State.WAITING)).filter((row) => row.n > after);
-    return rows.filter((row) => !freeingOnly || FREEING_KINDS.has(row.kind)).sort(byPlace).slice(0, limit);
+    /** @type {OutboxRow[]} */
+    const found = [];
+    for (const n of new Set(collections)) {
+      for (const row of this._tables.outbox.group("state", placeOf(n, State.WAITING))) {
+        if (row.n > after && (!freeingOnly || FREEING_KINDS.has(row.kind))) found.push(row);
+      }
+    }
+    return found.sort(byPlace).slice(0, limit);
   }
 
   /** Rows that are neither acked nor parked; parked rows; when the oldest of the former was written. */
@@ -480,10 +486,12 @@ export class MemoryStorage {
    * @returns {WriteSet}
    */
   _written(undo) {
+    /** @type {Map<string, Write>} */
     const writes = new Map();
-    for (const { table, key } of undo) {
+    for (const { table, key, held: before } of undo) {
       const id = idOf(key);
-      writes.set(`${table} ${id}`, { table, key, held: this._rows(table).rows.get(id) ?? null });
+      const place = `${table} ${id}`;
+      if (!writes.has(place)) writes.set(place, { table, key, held: this._rows(table).rows.get(id) ?? null, before });
     }
     return [...writes.values()];
   }

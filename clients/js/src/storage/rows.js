@@ -8,6 +8,7 @@
 import { ZERO_ID } from "../terms.js";
 
 const NOTHING = new Uint8Array(0);
+const SHORT_BYTES = 64; // up to there a copy costs less than to ask for the buffer, which V8 makes only then
 
 /** Where an outbox row stands. */
 export const State = Object.freeze({
@@ -205,6 +206,7 @@ export function replace(row, fields) {
  * @param {Uint8Array} bytes
  */
 export function own(bytes) {
+  if (bytes.length <= SHORT_BYTES) return bytes.length ? new Uint8Array(bytes) : NOTHING;
   const alone = bytes.byteLength === bytes.buffer.byteLength && bytes.constructor === Uint8Array;
   return alone ? bytes : new Uint8Array(bytes);
 }

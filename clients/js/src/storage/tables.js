@@ -11,7 +11,11 @@ import { CollectionRow, DeltaRow, OutboxRow, RecordRow, StoredAlarm, liveEntry }
 /** @typedef {import("../check.js").LiveEntry} LiveEntry */
 /** @typedef {"meta" | "settings" | "collections" | "records" | "deltas" | "outbox" | "live" | "alarms"} TableName */
 /** @typedef {string | number | (string | number | Uint8Array)[]} Key the primary key of what is held */
-/** @typedef {{table: TableName, key: Key, held: any}} Write what is held there after a transaction; null: nothing */
+/** @typedef {string | number} Id the primary key as one text or number, see `idOf` */
+/**
+ * What is held there after a transaction, null for nothing; and what was `before` it.
+ * @typedef {{table: TableName, key: Key, held: any, before?: any}} Write
+ */
 /** @typedef {Write[]} WriteSet what one transaction wrote, each key once */
 
 /** @typedef {{name: string, value: any}} HeldSetting */
@@ -102,13 +106,10 @@ export class Table {
    * @param {Held | null} held
    */
   set(id, held) {
-    const before = this.rows.get(id);
-    if (before !== undefined) for (const index of this._indexes) index.remove(id, before);
+    const before = this.rows.get(id) ?? null;
     if (held === null) this.rows.delete(id);
-    else {
-      this.rows.set(id, held);
-      for (const index of this._indexes) index.add(id, held);
-    }
+    else this.rows.set(id, held);
+    for (const index of this._indexes) index.moved(id, before, held);
   }
 
   /**
@@ -119,9 +120,13 @@ export class Table {
    * @returns {Held[]}
    */
   group(name, group) {
-    const index = this._indexes.find((one) => one.name === name);
-    const ids = index?.groups.get(group) ?? [];
-    return Array.from(ids, (id) => /** @type {Held} */ (this.rows.get(id)));
+    const ids = this._indexes.find((one) => one.name === name)?.groups.get(group);
+    if (ids === undefined) return [];
+    if (!(ids instanceof Set)) return [/** @type {Held} */ (this.rows.get(ids))];
+    /** @type {Held[]} */
+    const found = [];
+    for (const id of ids) found.push(/** @type {Held} */ (this.rows.get(id)));
+    return found;
   }
 }
 
@@ -133,33 +138,48 @@ class Index {
    */
   constructor(name, groupsOf) {
     this.name = name;
-    /** @type {Map<string | number, Set<string | number>>} */
+    /** @type {Map<string | number, Id | Set<Id>>} most groups have one row, and a Set is large */
     this.groups = new Map();
     this._groupsOf = groupsOf;
   }
 
   /**
-   * @param {string | number} id
-   * @param {Held} held
+   * A row has another's place; null: none.
+   *
+   * @param {Id} id
+   * @param {Held | null} before
+   * @param {Held | null} held
    */
-  add(id, held) {
-    for (const group of this._groupsOf(held)) {
-      const ids = this.groups.get(group);
-      if (ids) ids.add(id);
-      else this.groups.set(group, new Set([id]));
-    }
+  moved(id, before, held) {
+    const left = before === null ? [] : this._groupsOf(before);
+    const joined = held === null ? [] : this._groupsOf(held);
+    if (left.length === joined.length && left.every((group, at) => group === joined[at])) return;
+    for (const group of left) this._remove(id, group);
+    for (const group of joined) this._add(id, group);
   }
 
   /**
-   * @param {string | number} id
-   * @param {Held} held
+   * @param {Id} id
+   * @param {string | number} group
    */
-  remove(id, held) {
-    for (const group of this._groupsOf(held)) {
-      const ids = this.groups.get(group);
-      ids?.delete(id);
-      if (!ids?.size) this.groups.delete(group);
+  _add(id, group) {
+    const ids = this.groups.get(group);
+    if (ids === undefined) this.groups.set(group, id);
+    else if (ids instanceof Set) ids.add(id);
+    else if (ids !== id) this.groups.set(group, new Set([ids, id]));
+  }
+
+  /**
+   * @param {Id} id
+   * @param {string | number} group
+   */
+  _remove(id, group) {
+    const ids = this.groups.get(group);
+    if (ids instanceof Set) {
+      ids.delete(id);
+      if (ids.size > 0) return;
     }
+    this.groups.delete(group);
   }
 }
 

@@ -352,6 +352,7 @@ export const HeadPart = row("HeadPart", { spaceId: id, collectionId: id, head: s
 
 const heads = optional(array(HeadPart), () => []);
 const signal = { request, spaceId: id, body: bin(1, 262_144), to: nullable(id), deviceId: nullable(id) };
+const pairing = { request, channel: id, body: bin(1, 262_144) };
 
 // --- messages --------------------------------------------------------------------------------
 
@@ -377,6 +378,9 @@ export const FROM_DEVICE = Object.freeze({
   },
   enrol: { request, attemptId: id, code, devicePk: key32, signature, scope: optional(scope, () => "app") },
   confirm: { request, attemptId: id, code },
+  open_pairing: { request, channel: id },
+  pairing,
+  vouch: { request, deviceId: id, devicePk: key32 },
   create_space: { request, spaceId: id, appId, spacePk: key32, signature },
   enter: { request, spaces: array(SpaceProof, 1, 50) },
   collections: { request, spaceId: id },
@@ -420,6 +424,7 @@ export const FROM_HUB = Object.freeze({
     accountDeletedAt: optional(float, zero),
   },
   code_sent: { request, attemptId: id, expiresInS: float, phrase: str() },
+  pairing,
   entered: { request, spaces: array(SpaceInfo) },
   collection_list: { request, spaceId: id, collections: array(CollectionInfo) },
   subscribed: { request, spaceId: id, incarnation: id, collections: array(SubscribedPart) },
@@ -466,6 +471,7 @@ export const FROM_HUB = Object.freeze({
 /** @typedef {Received<"challenge">} Challenge */
 /** @typedef {Received<"ready">} Ready */
 /** @typedef {Received<"code_sent">} CodeSent */
+/** @typedef {Received<"pairing">} Pairing */
 /** @typedef {Received<"entered">} Entered */
 /** @typedef {Received<"collection_list">} CollectionList */
 /** @typedef {Received<"subscribed">} Subscribed */

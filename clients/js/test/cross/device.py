@@ -8,6 +8,7 @@ values travel as the hex of their body, so that both sides' codecs meet and JSON
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import uuid
@@ -15,8 +16,9 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from hub.client import MANUAL, MISSING, HubClient, strategies
+from hub.client import MANUAL, MISSING, HubClient, PairingHandle, strategies
 from hub.client.values import decode_body, encode_body
+from natives import NATIVES, same
 
 STRATEGIES: dict[str, Callable[..., Any]] = {
     "manual": lambda conflict: MANUAL,
@@ -40,7 +42,11 @@ class _Device:
     """Every public method is a command."""
 
     client: HubClient
+    pairing: PairingHandle
     wiped = 0
+
+    def __init__(self) -> None:
+        self._pairings = contextlib.AsyncExitStack()
 
     async def open(self, path: str, app_id: str, hub_url: str) -> str:
         self.client = await HubClient.open(path, app_id=app_id, hub_url=hub_url)
@@ -67,6 +73,40 @@ class _Device:
 
     async def key_code(self) -> str:
         return self.client.key_code()
+
+    async def signed_in(self) -> bool:
+        return self.client.signed_in
+
+    async def has_key(self) -> bool:
+        return self.client.has_key
+
+    async def device_id(self) -> str:
+        return self.client.device_id.hex()
+
+    async def pair(self, scanned: str, name: str) -> dict[str, str]:
+        """As a person begins it; the next one ends the one before."""
+        await self._pairings.aclose()
+        self.pairing = await self._pairings.enter_async_context(self.client.pair(scanned, name=name))
+        return {"role": "giver" if self.pairing.gives else "taker", "code": "" if scanned else self.pairing.code}
+
+    async def pair_digits(self) -> str:
+        return await self.pairing.digits()
+
+    async def pair_name(self) -> str:
+        return await self.pairing.name()
+
+    async def pair_confirm(self, digits: str) -> None:
+        await self.pairing.confirm(digits)
+
+    async def pair_cancel(self) -> None:
+        self.pairing.cancel()
+
+    async def pair_done(self) -> None:
+        await self.pairing.done()
+
+    async def devices(self) -> list[tuple[str, str, bool]]:
+        listed = await self.client.devices()
+        return [(info.device_id.hex(), info.enrolled_via, bool(info.probation_until)) for info in listed]
 
     async def start(self) -> None:
         await self.client.start()
@@ -107,6 +147,24 @@ class _Device:
     async def is_native(self, name: str, key: str) -> bool:
         value = self.client.collection(name).get(key, MISSING)
         return type(value) is type(NATIVE[key]) and bool(value == NATIVE[key])
+
+    async def put_natives(self, name: str, edited: int) -> None:
+        self.client.collection(name).put_many({key: pair[edited] for key, pair in NATIVES.items()})
+
+    async def unlike_natives(self, name: str, edited: int) -> dict[str, str]:
+        """What is not as Python calls it, by its key."""
+        collection = self.client.collection(name)
+        found = {key: collection.get(key, MISSING) for key in NATIVES}
+        return {key: repr(found[key])[:200] for key, pair in NATIVES.items() if not same(found[key], pair[edited])}
+
+    async def undo(self, name: str, key: str) -> list[bool]:
+        """Put back what the record was before its last edit; whether `at` gives that as well."""
+        collection = self.client.collection(name)
+        versions = await collection.history(key)
+        then = await collection.at(key, versions[1].appended_at)
+        now = await collection.at(key, datetime.now(UTC))
+        collection.put(key, versions[1].value)
+        return [same(then, versions[1].value), same(now, versions[0].value)]
 
     async def delete(self, name: str, key: str) -> str:
         return self.client.collection(name).delete(key).hex()

@@ -14,7 +14,10 @@ from hub.limiter import CodeLimits
 from hub.terms import Span
 
 PLENTY = (Span(100_000, 3_600.0),)
-WIDE = CodeLimits(address=PLENTY, near=PLENTY, wide=PLENTY, origin=PLENTY, hub=PLENTY, accounts=PLENTY)
+WIDE = CodeLimits(
+    address=PLENTY, near=PLENTY, wide=PLENTY, origin=PLENTY, hub=PLENTY, accounts=PLENTY, pairings=PLENTY,
+    newcomers=PLENTY,
+)  # fmt: skip
 
 
 def wide(**limits: Any) -> CodeLimits:

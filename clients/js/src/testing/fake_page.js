@@ -1,19 +1,24 @@
 /** A page that does what a test says; the twin of what `src/page.js` makes of a browser's events. */
 
-/** @implements {import("../src/page.js").PageLike} */
-export class FakePage {
-  visible = true;
-  /** @type {Map<string, Set<() => void>>} */
-  listeners = new Map();
+/** @typedef {import("../page.js").PageEvent} PageEvent */
+/** @typedef {import("../page.js").PageLike} PageLike */
 
-  /** @param {import("../src/page.js").PageEvent} event @param {() => void} tell */
+/** @implements {PageLike} */
+export class FakePage {
+  constructor() {
+    this.visible = true;
+    /** @type {Map<string, Set<() => void>>} */
+    this.listeners = new Map();
+  }
+
+  /** @param {PageEvent} event @param {() => void} tell */
   on(event, tell) {
     const listeners = this.listeners.get(event) ?? new Set();
     this.listeners.set(event, listeners.add(tell));
     return () => void listeners.delete(tell);
   }
 
-  /** @param {import("../src/page.js").PageEvent} event */
+  /** Everybody who listens for this event hears it.  @param {PageEvent} event */
   tell(event) {
     if (event === "shown") this.visible = true;
     if (event === "hidden") this.visible = false;
