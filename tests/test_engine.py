@@ -696,6 +696,19 @@ def test_the_same_count_from_two_changes_heals_a_hub_without_counting_twice():
     assert where(x) == where(y) == ("synced", 0, 0)
 
 
+def test_what_devices_append_again_after_a_wipe_is_not_counted_twice():
+    world, x, y = synced(counter_sum("n"), "xy")
+    x.put("a", {"n": 5})
+    world.quiesce()
+    wiped_by(y)
+    world.quiesce()
+    for peer in (x, y):
+        peer.carry_out(peer.engine.turn_on(world.now))
+    world.settle()
+    assert x.items() == y.items() == {"a": {"n": 5}}
+    assert where(x) == where(y) == ("synced", 0, 0)
+
+
 def test_two_equal_counts_add_up_also_of_a_counter_that_both_have_made():
     world, x, y = synced(counter_sum("n"), "xy")
     for total in (2, 4):

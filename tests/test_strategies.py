@@ -25,6 +25,7 @@ from hub.client.strategies import (
     set_union,
     three_way_text,
 )
+from hub.client.values import Map
 
 MERGING = {
     "per_field": (per_field, {"a": 1}),
@@ -87,6 +88,12 @@ def test_a_merge_puts_nothing_beside_the_record_unless_told():
 
 def test_fields_changed_on_different_sides_are_both_kept():
     assert asked(per_field, {"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 1, "b": 3}) == Merged({"a": 2, "b": 3})
+
+
+def test_what_is_a_map_to_javascript_stays_one():
+    merged = asked(per_field, Map(a=1), Map(a=2), Map(a=1, b=1)).value
+    assert (type(merged), merged) == (Map, {"a": 2, "b": 1})
+    assert type(asked(per_field, {"a": 1}, {"a": 2}, {"a": 1, "b": 1}).value) is dict
 
 
 def test_a_field_both_changed_is_taken_from_mine():

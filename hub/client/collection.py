@@ -46,6 +46,9 @@ _SEEN_KEPT = 64
 _WHOLE = (Kind.PUT, Kind.DELETE)  # kinds that say all of a record; a delta says only what is added
 _OPEN = (State.WAITING, State.CONFLICT, State.PARKED)  # states in which a row's value may still change
 PARKED_BY_CONFLICT = "conflict"
+# As the base of an edit: the person made the record. None says that nobody knows, as after a wipe, when devices append
+# again what all of them have: two such edits of one value are one.
+WAS_NOT_THERE = b""
 
 
 class RecordChanged(NamedTuple):
@@ -186,7 +189,15 @@ class LocalCollection:
             row = self._replace_top(top, kind, body, snapshot)
         else:
             conditional = snapshot or self.strategy is not last_writer_wins
-            row = self._add_row(key, kind, body, wall, base=record.view, conditional=conditional, snapshot=snapshot)
+            row = self._add_row(
+                key,
+                kind,
+                body,
+                wall,
+                base=WAS_NOT_THERE if record.view is None else record.view,
+                conditional=conditional,
+                snapshot=snapshot,
+            )
         self._save(replace(record, local=body, dirty=True))
         self._note(key, body, by_me=True)
         return row.change_id
@@ -380,7 +391,8 @@ class LocalCollection:
         """The strategy's answer, or a sentence why there is none; asked only about a real conflict."""
         assert self.strategy is not None
         equal = _same(mine, theirs)
-        if _same(mine, base) or (equal and not getattr(self.strategy, "counts", False)):
+        counts = getattr(self.strategy, "counts", False) and base is not None
+        if _same(mine, base) or (equal and not counts):
             return THEIRS
         if (not equal and _same(theirs, base)) or self.strategy is last_writer_wins:
             return MINE
@@ -578,7 +590,7 @@ def _body(value: Any, wall: float) -> bytes:
 
 
 def _value(body: bytes | None) -> Any:
-    return MISSING if body is None else decode_body(body).value
+    return MISSING if not body else decode_body(body).value
 
 
 def _sendable(merged: Merged) -> Merged:
@@ -592,8 +604,8 @@ def _sendable(merged: Merged) -> Merged:
 
 def _same(one: bytes | None, other: bytes | None) -> bool:
     """Whether two bodies hold the same value; the writing device's clock does not count."""
-    if one is None or other is None or one == other:
-        return one is other or one == other
+    if not one or not other or one == other:
+        return (not one and not other) or one == other
     try:
         return encode_body(decode_body(one).value) == encode_body(decode_body(other).value)
     except (ValueError, TypeError):

@@ -19,6 +19,8 @@ from difflib import SequenceMatcher
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from hub.client.values import Map
+
 
 class _Missing(Enum):
     MISSING = "MISSING"
@@ -212,7 +214,7 @@ def _merge_fields(conflict: Conflict, special: Mapping[str, Callable[[Any, Any, 
         value = merge(base.get(field, MISSING), mine.get(field, MISSING), theirs.get(field, MISSING))
         if value is not MISSING:
             merged[field] = value
-    return merged
+    return Map(merged) if isinstance(mine, Map) or isinstance(theirs, Map) else merged
 
 
 def _pick(base: Any, mine: Any, theirs: Any) -> Any:

@@ -7,7 +7,7 @@ clients read and write the same bytes:
 
     -1  timestamp (of MessagePack itself)   a datetime with a time zone, read back in UTC
      1  set                                 array of the elements
-     2  map with keys that are not strings  array of [key, value] pairs
+     2  map that is no object               array of [key, value] pairs
      3  blob                                [type, bytes, name]
      4  typed array                         [kind, bytes], little-endian
      5  whole number of 2^53 or beyond      decimal digits in ASCII
@@ -69,6 +69,14 @@ class TypedArray:
             raise ValueError(f"{len(self.data)} bytes are no typed array of kind {self.kind!r}")
 
 
+class Map(dict[Any, Any]):
+    """JavaScript's Map where a dict would be written as an object: all its keys are text, or it has none."""
+
+
+class BigInt(int):
+    """JavaScript's BigInt where an int would be written as a number: it is below 2^53.  Sums of it are plain ints."""
+
+
 def encode_body(value: Any, *, schema: int = 0, at_ms: int = 0) -> bytes:
     """The body's bytes.  Raises ``TypeError`` or ``ValueError`` with a sentence that names the place in the value."""
     return _encoder.encode(_Wire(_to_wire(value, "value", 0), schema, at_ms))
@@ -117,9 +125,13 @@ def _str(value: str, place: str, depth: int) -> str:
 def _int(value: int, place: str, depth: int) -> int | Ext:
     if -INT_MAX <= value <= INT_MAX:
         return value
+    return _big_int(value, place, depth)
+
+
+def _big_int(value: int, place: str, depth: int) -> Ext:
     if abs(value) >= _BIG_INT_END:
         raise ValueError(f"{place}: a whole number of more than {BIG_INT_DIGITS_MAX} digits cannot be synced")
-    return Ext(BIG_INT, str(value).encode())
+    return Ext(BIG_INT, str(int(value)).encode())
 
 
 def _datetime(value: datetime, place: str, depth: int) -> datetime:
@@ -144,6 +156,10 @@ def _set(value: set[Any] | frozenset[Any], place: str, depth: int) -> Ext:
 def _dict(value: dict[Any, Any], place: str, depth: int) -> dict[str, Any] | Ext:
     if all(type(key) is str for key in value):
         return {_str(key, place, depth): _to_wire(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+    return _map(value, place, depth)
+
+
+def _map(value: dict[Any, Any], place: str, depth: int) -> Ext:
     pairs = [
         (_to_wire(key, f"a key of {place}", depth + 1), _to_wire(item, f"{place}[{key!r}]", depth + 1))
         for key, item in value.items()
@@ -168,7 +184,8 @@ def _bytes(data: bytes, place: str) -> bytes:
 
 _WRITERS: dict[type, Callable[[Any, str, int], Any]] = {
     type(None): _plain, bool: _plain, float: _plain, bytes: _plain, int: _int, str: _str, datetime: _datetime,
-    list: _list, tuple: _list, set: _set, frozenset: _set, dict: _dict, Blob: _blob, TypedArray: _typed_array,
+    list: _list, tuple: _list, set: _set, frozenset: _set, dict: _dict, Map: _map, BigInt: _big_int, Blob: _blob,
+    TypedArray: _typed_array,
 }  # fmt: skip
 
 
@@ -195,7 +212,7 @@ def _read_map(data: bytes) -> dict[Hashable, Any]:
     found = {_hashable(key): item for key, item in pairs}
     if len(found) != len(pairs):
         raise ValueError("a map holds keys that are equal in Python")
-    return found
+    return Map(found) if all(type(key) is str for key in found) else found
 
 
 def _read_blob(data: bytes) -> Blob:
@@ -213,7 +230,7 @@ def _read_big_int(data: bytes) -> int:
     # int() also takes spaces, underscores, plus signs and leading zeros, which no client writes.
     if str(number).encode() != data:
         raise ValueError("a whole number is not written in plain digits")
-    return number
+    return BigInt(number) if -INT_MAX <= number <= INT_MAX else number
 
 
 def _hashable(value: Any) -> Hashable:

@@ -37,6 +37,12 @@ const SEEN_KEPT = 64;
 export const PARKED_BY_CONFLICT = "conflict";
 const NOTHING = new Uint8Array(0);
 
+/**
+ * As the base of an edit: the person made the record.  Null says that nobody knows, as after a wipe, when devices
+ * append again what all of them have: two such edits of one value are one.
+ */
+const WAS_NOT_THERE = NOTHING;
+
 /** A record looks different now: its value (MISSING when it is gone), who changed it, and the values of new deltas. */
 export class RecordChanged {
   /**
@@ -245,10 +251,10 @@ export class LocalCollection {
    * is the one the person edits, they may not have seen yet what is shown here.
    *
    * When `base` is what is shown, this is `put` or `delete`; otherwise the strategy decides between the edit and what
-   * is shown.  What equals what is shown changes nothing.  Throws as `put`.
+   * is shown.  What equals what is shown changes nothing, unless the strategy counts.  Throws as `put`.
    * @param {string} key
    * @param {any} value
-   * @param {any} base
+   * @param {any} base MISSING: the record was not there; undefined: nobody knows
    * @param {number} wall
    * @returns {Taken}
    */
@@ -256,14 +262,15 @@ export class LocalCollection {
     recordPlaintext(key, NOTHING);
     const body = value === MISSING ? null : bodyOf(value, wall);
     const { view } = this._record(key);
+    const was = baseOf(base, wall);
     // When the edit was made on another value, an equal one is a second edit to a strategy that counts.
-    const counted = this.strategy?.counts && base !== MISSING && !sameValue(baseOf(base, wall), view);
+    const counted = this.strategy?.counts && was !== null && !sameValue(was, view);
     if (sameValue(body, view) && !counted) return { later: false, shown: view };
-    const answer = this.strategy === lastWriterWins ? MINE : this._judge(key, baseOf(base, wall), body, view);
+    const answer = this.strategy === lastWriterWins ? MINE : this._judge(key, was, body, view);
     if (answer === THEIRS) return { later: false };
     if (answer === MINE) return this._shown(key, body, wall);
     if (answer instanceof Merged) return this._takeMerged(key, answer, body, wall);
-    return this._hold(key, body, baseOf(base, wall), parkedFor(answer), wall);
+    return this._hold(key, body, was, parkedFor(answer), wall);
   }
 
   /**
@@ -365,7 +372,7 @@ export class LocalCollection {
       row = this._replaceTop(top, kind, body, snapshot);
     } else {
       const conditional = snapshot || this.strategy !== lastWriterWins;
-      row = this._addRow(key, kind, body, wall, { base: record.view, conditional, snapshot });
+      row = this._addRow(key, kind, body, wall, { base: record.view ?? WAS_NOT_THERE, conditional, snapshot });
     }
     this._save(replace(record, { local: body, dirty: true }));
     this._note(key, body, true);
@@ -648,7 +655,8 @@ export class LocalCollection {
    */
   _judge(key, base, mine, theirs) {
     const equals = sameValue(mine, theirs);
-    if (sameValue(mine, base) || (equals && !this.strategy?.counts)) return THEIRS;
+    const counts = this.strategy?.counts && base !== null;
+    if (sameValue(mine, base) || (equals && !counts)) return THEIRS;
     if ((!equals && sameValue(theirs, base)) || this.strategy === lastWriterWins) return MINE;
     try {
       const strategy = /** @type {Strategy} */ (this.strategy);
@@ -984,13 +992,14 @@ function bodyOf(value, wall) {
 }
 
 /**
- * What an edit was made on; what cannot travel was never shown, so that is nothing.
+ * What an edit was made on; what cannot travel was never shown, so nobody knows.
  * @param {any} base
  * @param {number} wall
  */
 function baseOf(base, wall) {
+  if (base === undefined) return null;
   try {
-    return base === MISSING ? null : bodyOf(base, wall);
+    return base === MISSING ? WAS_NOT_THERE : bodyOf(base, wall);
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) return null;
     throw error;
@@ -1007,7 +1016,12 @@ function parkedFor(answer) {
 
 /** @param {Uint8Array | null} body */
 function valueOf(body) {
-  return body === null ? MISSING : decodeBody(body).value;
+  return isNone(body) ? MISSING : decodeBody(/** @type {Uint8Array} */ (body)).value;
+}
+
+/** @param {Uint8Array | null} body */
+function isNone(body) {
+  return body === null || body.length === 0;
 }
 
 /**
@@ -1043,7 +1057,8 @@ function sameBytes(one, other) {
  * @param {Uint8Array | null} other
  */
 function sameValue(one, other) {
-  if (one === null || other === null || sameBytes(one, other)) return sameBytes(one, other);
+  if (one === null || other === null || isNone(one) || isNone(other)) return isNone(one) && isNone(other);
+  if (equal(one, other)) return true;
   try {
     return equal(encodeBody(decodeBody(one).value), encodeBody(decodeBody(other).value));
   } catch (error) {

@@ -280,7 +280,7 @@ export class HubClient {
     if (this._stopped) return;
     for (const pairing of this._pairings) pairing.cancel();
     if (this._running) {
-      if (!this._failure) this._carry(this._engine.farewell(this._now()));
+      this._sayFarewell();
       await this._sending;
       await this._connection.flush();
       this._connection.stop();
@@ -291,6 +291,16 @@ export class HubClient {
     this._running = null;
     this._hasMoved();
     await this._storage.close();
+  }
+
+  /** Should storage fail even now, the line goes all the same. */
+  _sayFarewell() {
+    try {
+      if (!this._failure) this._carry(this._engine.farewell(this._now()));
+    } catch (error) {
+      if (!(error instanceof StorageFailed)) throw error;
+      this._storageFailed(error);
+    }
   }
 
   /** Where sync stands.  @returns {Status} */

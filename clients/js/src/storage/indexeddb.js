@@ -17,7 +17,7 @@ import { hex } from "../bytes.js";
 import { Journal } from "./journal.js";
 import { MemoryStorage } from "./memory.js";
 import { StorageFailed, StorageForeign, StorageGone, StorageTaken, StorageTooNew } from "./rows.js";
-import { TABLES, idOf, keyOf } from "./tables.js";
+import { TABLES, idOf, keyOf, slim } from "./tables.js";
 
 /** @typedef {import("./tables.js").TableName} TableName */
 /** @typedef {import("./tables.js").Write} Write */
@@ -302,9 +302,9 @@ function lastOfEach(writeSets) {
  * @param {IDBObjectStore} store
  * @param {Write} write
  */
-function put(store, { key, held }) {
+function put(store, { table, key, held }) {
   if (held === null) store.delete(/** @type {IDBValidKey} */ (key));
-  else store.put(held);
+  else store.put(slim(table, held));
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * The tables of local storage in memory, without I/O: what is held of each, by which key, found by which index.
  *
- * A keeper keeps exactly the objects held here and gives them back to `revived`.
+ * A keeper keeps the objects held here, or what `slim` leaves of them, and gives them back to `revived`.
  */
 
 import { hex } from "../bytes.js";
@@ -191,6 +191,32 @@ class Index {
  */
 export function revived(table, kept) {
   return REVIVED[table](kept);
+}
+
+/** The fields whose bytes are none as long as there is nothing to say: `revived` brings them back. */
+const MOSTLY_EMPTY = new Set(["ancestors", "former", "seen", "sealed", "standsFor", "check"]);
+
+/**
+ * What is held without what comes back by itself: a browser takes longer to copy an array of bytes, also an empty one,
+ * than all the rest of a row.
+ *
+ * @param {TableName} table
+ * @param {any} held
+ */
+export function slim(table, held) {
+  if (table === "records") return { collection: held.collection, row: slimRow(held.row) };
+  return table === "outbox" ? slimRow(held) : held;
+}
+
+/** @param {any} row */
+function slimRow(row) {
+  /** @type {any} */
+  const slimmer = {};
+  for (const name of Object.keys(row)) {
+    const value = row[name];
+    if (value !== null && !(MOSTLY_EMPTY.has(name) && value.length === 0)) slimmer[name] = value;
+  }
+  return slimmer;
 }
 
 // --- keys ------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
+from natives import NATIVES, same
+
 from hub.client import MANUAL, MISSING, HubClient, PairingHandle, strategies
 from hub.client.values import decode_body, encode_body
-from natives import NATIVES, same
 
 STRATEGIES: dict[str, Callable[..., Any]] = {
     "manual": lambda conflict: MANUAL,

@@ -75,7 +75,11 @@ NATIVES: dict[str, tuple[Any, Any]] = {
     "an empty object": ({}, {"a": {}}),
     "odd names": ({"": 0, "__proto__": {"a": 1}, "constructor": 2, "ü🎉": 3, "1": 4}, {"__proto__": None}),
     "all at once": (
-        {"list": [1, 2.5, None, True, "ü", _ms(9), {"s": {1, (2, 3)}}], "blob": [Blob("a/b", b"\0")], "map": {1: {2: 3}}},
+        {
+            "list": [1, 2.5, None, True, "ü", _ms(9), {"s": {1, (2, 3)}}],
+            "blob": [Blob("a/b", b"\0")],
+            "map": {1: {2: 3}},
+        },
         {"list": [], "deep": [{"a": [{"b": [TypedArray("Int8", b"\xff"), b"\xff"]}]}]},
     ),
     "as deep as it goes": (_deep(64, 7), _deep(64, "seven")),
