@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help serve test lint format docs lock build clean
+.PHONY: help serve test lint format docs client lock build clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -31,6 +31,9 @@ docs: .venv/installed ## write the pages that are made from code
 	$(BIN)/python -c 'from hub.config import settings_page; print(settings_page(), end="")' > docs/settings.md
 	$(BIN)/python -m tests.protocol_doc
 
+client: clients/js/node_modules/.package-lock.json ## make what browsers load, clients/js/dist, from its sources (Node 20)
+	cd clients/js && npm run --silent build
+
 build: .venv/installed ## wheel and sdist into dist/
 	$(BIN)/python -m hatchling build --clean
 
@@ -43,6 +46,10 @@ lock: .venv/bin/python ## choose new versions and pin them by hash
 
 clean: ## remove what make made
 	rm -rf .venv dist
+
+clients/js/node_modules/.package-lock.json: clients/js/package-lock.json
+	cd clients/js && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # The stamps are files, so that a second run starts at once.
 .venv/bin/python:

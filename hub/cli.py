@@ -278,6 +278,7 @@ def _welcome(hub: RunningHub, settings: Settings) -> str:
         if hub.secrets_made
         else "keep a copy apart from your backups"
     )
+    try_it = f"Try it: {hub.url}/demo/ in two windows, or a folder" if settings.serve_demo else "Try it"
     return f"""
 sync-hub {__version__} is up on http://{"localhost" if settings.host == "127.0.0.1" else hub.host}:{hub.port}
 
@@ -286,13 +287,13 @@ sync-hub {__version__} is up on http://{"localhost" if settings.host == "127.0.0
   codes    {codes}
   sign-up  {who}
 
-Try it, in a second terminal:
+{try_it}, in a second terminal:
 
   {command} folder login --hub {hub.url} --email you@example.org
   {command} folder ~/Notes
 
-On the second device the same two commands, with the key code that the first one
-shows. Everything is sealed on the devices; this process cannot read it.
+On the second device the same, with the key code that the first one shows, or by
+one scan. Everything is sealed on the devices; this process cannot read it.
 
 All settings: {command} settings     Health: {hub.url}/healthz     Stop: Ctrl-C
 """

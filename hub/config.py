@@ -197,6 +197,12 @@ class Settings:
         "list of origins",
         "Web origins whose pages may connect. Empty: all, which is safe; no cookie exists.",
     )
+    serve_demo: bool = _setting(
+        True,
+        _flag,
+        "true or false",
+        "The demo, a small writing app, is served at /demo/; the client always, at /client/.",
+    )
     # who may come
     hub_name: str = _setting("sync-hub", _text, "text", "The hub's name in its mails.")
     sign_up: str = _setting(

@@ -1,7 +1,7 @@
 """What the hub answers to plain GETs, and who may come through the door.
 
 The port speaks WebSocket; a few read-only pages stand beside it: health,
-readiness, metrics, discovery.  Everything that writes goes over the WebSocket.
+readiness, metrics, discovery, and the files of ``static``.  Everything that writes goes over the WebSocket.
 Before any upgrade the Host header is held against the hub's own addresses, which
 stops a web page from reaching a hub on a private network under a foreign name.
 No cookie is read or set anywhere: there is no ambient credential to ride on.
@@ -9,10 +9,12 @@ No cookie is read or set anywhere: there is no ambient credential to ride on.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,12 +22,12 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from hub import __version__
 from hub.errors import StoreUnavailable
 from hub.inquiries import Shared
 from hub.limiter import SlidingWindow, prefixes_of
 from hub.metrics import CONTENT_TYPE, Metrics
 from hub.services import Visitor
+from hub.static import UNDER_WAY_BYTES_MAX, Pages
 from hub.terms import PATH, PROTOCOL_VERSION, Limits, Span
 
 SOCKETS_PER_NETWORK_MAX = 64  # one IPv4 address or IPv6 /64; this machine itself is not counted
@@ -33,6 +35,8 @@ HANDSHAKES_PER_MINUTE_MAX = 30  # likewise
 PING_WITHIN_S = 2.0  # a store that answers later than this is none to send devices to
 PING_FRESH_S = 0.5  # so that many probes cost one question
 RETRY_AFTER_S = 2  # told to who knocks while the hub goes down: a load balancer has noticed by then
+SMALL_BYTES = 4_096  # an answer up to this size is not counted: any socket takes it at once
+HEAD_BYTES = 2_048  # at least what stands before a body
 FULL_SHARE = 0.95  # of sessions_max: beyond it new sockets are refused, so that the known ones can come back
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -96,6 +100,7 @@ class Http:
         metrics_for: str,
         trusted_proxies: Sequence[str],
         allowed_origins: Sequence[str],
+        pages: Pages | None = None,
     ) -> None:
         self.draining = False
         self.hub_urls: Sequence[str] = ()  # known once the port is bound
@@ -106,6 +111,8 @@ class Http:
         self._metrics_for = metrics_for
         self._trusted: list[Network] = [ipaddress.ip_network(proxy) for proxy in trusted_proxies]
         self._origins = set(allowed_origins)
+        self._pages = pages or Pages(None, None)
+        self._under_way = 0  # bytes of files that sockets have not taken yet
 
     def visitor(self, socket: ServerConnection) -> Visitor:
         """Where a connection comes from: the peer, or what a trusted proxy says of it."""
@@ -118,11 +125,11 @@ class Http:
         if request.path == PATH:
             return self._may_upgrade(request)
         if request.method not in ("GET", "HEAD"):
-            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET\n")
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET\n", {"Allow": "GET, HEAD"})
         response = await self._page(socket, request)
         if request.method == "HEAD":
             response.body = b""
-        return response
+        return self._sending(socket, response)
 
     async def _page(self, socket: ServerConnection, request: Request) -> Response:
         match request.path.partition("?")[0]:
@@ -134,9 +141,37 @@ class Http:
                 return self._numbers(socket, request)
             case "/.well-known/sync-hub":
                 return self._discovery()
-            case "/":
-                return _text(HTTPStatus.OK, f"sync-hub {__version__}: devices connect to {PATH}\n")
-        return _text(HTTPStatus.NOT_FOUND, "nothing here\n")
+        return self._file(request)
+
+    def _file(self, request: Request) -> Response:
+        answer = self._pages.answer(
+            request.path.partition("?")[0],
+            if_none_match=", ".join(request.headers.get_all("If-None-Match")),
+            accept_encoding=", ".join(request.headers.get_all("Accept-Encoding")),
+            hub_urls=self.hub_urls,
+        )
+        if answer is None:
+            return _text(HTTPStatus.NOT_FOUND, "nothing here\n")
+        return _response(answer.status, answer.body, answer.headers.pop("Content-Type", ""), answer.headers)
+
+    def _sending(self, socket: ServerConnection, response: Response) -> Response:
+        """``response``, when what is under way leaves room for it; the kernel is asked to hold all of it.
+
+        The library gives a visitor a few seconds and then hangs up; what the kernel holds still arrives on a slow line.
+        """
+        size = len(response.body)
+        if size <= SMALL_BYTES:
+            return response
+        if self._under_way + size > UNDER_WAY_BYTES_MAX:
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, "too many visitors\n", {"Retry-After": str(RETRY_AFTER_S)})
+        self._under_way += size
+        socket.connection_lost_waiter.add_done_callback(lambda _: self._has_left(size))
+        with contextlib.suppress(OSError, AttributeError):
+            socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, size + HEAD_BYTES)
+        return response
+
+    def _has_left(self, size: int) -> None:
+        self._under_way -= size
 
     def _may_upgrade(self, request: Request) -> Response | None:
         if self.draining:
@@ -218,8 +253,8 @@ def _text(status: HTTPStatus, text: str, more: dict[str, str] | None = None) -> 
 def _response(status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> Response:
     headers = Headers(
         {
-            "Content-Type": content_type,
-            "Content-Length": str(len(body)),
+            **({"Content-Type": content_type} if content_type else {}),
+            **({} if status == HTTPStatus.NOT_MODIFIED else {"Content-Length": str(len(body))}),
             "X-Content-Type-Options": "nosniff",
             "Connection": "close",
             **(more or {}),

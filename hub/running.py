@@ -34,6 +34,7 @@ from hub.metrics import Metrics
 from hub.secrets import Secrets
 from hub.server import HubServer
 from hub.services import Services
+from hub.static import Pages
 from hub.store import Store
 from hub.terms import Span
 
@@ -129,6 +130,9 @@ def _server(
     settings: Settings, store: Store, bus: Bus, accounts: Accounts, appender: Appender, metrics: Metrics
 ) -> HubServer:
     limits, policy = settings.limits(), settings.policy()
+    pages = Pages.of_this_hub(serve_demo=settings.serve_demo)
+    for path in pages.left_out:
+        log.get().warning("a file is not served: it is a link, too large or of no known kind", path=path)
     http = Http(
         metrics=metrics,
         store_ping=store.ping,
@@ -137,6 +141,7 @@ def _server(
         metrics_for=settings.metrics,
         trusted_proxies=settings.trusted_proxies if settings.behind_proxy else (),
         allowed_origins=settings.allowed_origins,
+        pages=pages,
     )
     services = Services(
         store=store,

@@ -249,6 +249,24 @@ async def test_the_pages_for_everybody_are_reached_through_it(pair):
     assert (await pair.front.get("/nothing"))[0] == 404
 
 
+async def test_the_client_and_the_demo_come_through_it_whole_and_with_their_policy(pair):
+    async def ask(path, *more):
+        lines = (f"GET {path} HTTP/1.1", f"Host: localhost:{pair.front.port}", "Connection: close", *more)
+        answer = await pair.front.say("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        head, _, body = answer.partition("\r\n\r\n")
+        return int(answer.split()[1]), dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:]), body
+
+    for path in ("/client/hub-client.js", "/client/dexie.js", "/demo/"):
+        status, headers, body = await ask(path, "Accept-Encoding: identity")
+        assert (status, len(body.encode())) == (200, int(headers["content-length"])), path
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; "), path
+        assert f"connect-src 'self' wss://localhost:{pair.front.port} " in policy, path
+        assert (await ask(path, "Accept-Encoding: identity", f"If-None-Match: {headers['etag']}"))[0] == 304
+    status, headers, _ = await ask("/demo")
+    assert (status, headers["location"]) == (308, "/demo/")
+
+
 async def test_haproxy_without_a_certificate_speaks_without_tls(tmp_path):
     port = free_port()
     async with hub_behind(port, tmp_path) as place:

@@ -19,6 +19,8 @@ from tests.services import used_service
 
 FOLDER = Path(__file__).parent.parent / "clients" / "js"
 FILES = sorted((FOLDER / "test").glob("*.test.js"))
+DEMO = FOLDER.parent / "demo"
+DEMO_FILES = sorted((DEMO / "test").glob("*.test.js"))
 NODE_MAJOR = 20
 STAMP = FOLDER / "node_modules" / ".package-lock.json"  # npm writes it last
 
@@ -66,6 +68,13 @@ def test_javascript(file):
     }
     assert counts["pass"] == counts["tests"] > 0, f"not all ran: {counts}\n{done.stdout[-4_000:]}"
     assert counts["skipped"] == counts["todo"] == 0
+
+
+@pytest.mark.parametrize("file", DEMO_FILES, ids=lambda path: path.name)
+def test_demo(file):
+    done = run("node", "--import", str(DEMO / "test" / "client.js"), "--test", "--test-reporter=tap", str(file))
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+    assert re.search(r"^# pass [1-9]", done.stdout, re.M)
 
 
 def test_the_types_hold():
