@@ -15,7 +15,7 @@ from hub.terms import Kind
 from hub.wire import messages as m
 from hub.wire.codec import decode_from_device, decode_from_hub, encode
 from hub.wire.header import parse_header
-from tests.engine_hub import Line, World
+from tests.engine_hub import Line, Peer, World
 
 
 @pytest.fixture
@@ -719,6 +719,20 @@ def test_two_equal_counts_add_up_also_of_a_counter_that_both_have_made():
         world.settle()
         assert x.items() == y.items() == {"a": {"n": total}}
     assert where(x) == ("synced", 0, 0)
+
+
+def test_a_device_that_does_not_know_yet_what_there_is_does_not_say_that_it_is_synced():
+    world, x = synced(names="x")
+    x.put("a", 1)
+    world.quiesce()
+    bare = Peer(world, "z", MemoryStorage(), {})
+    world.peers.append(bare)
+    bare.connect()
+    while bare.step_out() or bare.step_in():
+        if bare.status().phase == "synced":
+            break
+    [known] = bare.engine.device.collections.values()
+    assert known.row.seq == x.collections["notes"].row.seq == 1
 
 
 # --- off, on, and wiped ---

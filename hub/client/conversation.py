@@ -63,6 +63,7 @@ class Conversation:
         self._waiting: dict[int, Handler] = {}
         self._appends = 0
         self._asked: set[int] = set()  # collections with a subscribe on the way
+        self._listing = False  # the hub has been asked what there is
         self._heads: dict[int, Seq] = {}
         self._told: dict[int, Seq] = {}  # heads to be confirmed once reached
         self._floors: dict[int, Seq] = {}  # our cursors at the hub's last ping
@@ -93,7 +94,7 @@ class Conversation:
     @property
     def is_catching_up(self) -> bool:
         """Whether there is more in the log than here, or may be."""
-        return bool(self._asked) or any(self._is_behind(n) for n in self.following)
+        return self._listing or bool(self._asked) or any(self._is_behind(n) for n in self.following)
 
     @property
     def remaining(self) -> int:
@@ -344,9 +345,12 @@ class Conversation:
             self._subscribe([one for one in locals_ if one.n not in self.following | self._asked])
 
     def _ask_what_there_is(self) -> None:
+        self._listing = True
         self.ask(lambda number: m.Collections(number, self._device.space_id), self._on_listed)
 
     def _on_listed(self, answer: m.Message, now: Now) -> None:
+        self._listing = False
+        self._device.effects.append(Moved())
         if not isinstance(answer, m.CollectionList):
             self._not_subscribed(answer)
             return
@@ -555,6 +559,8 @@ class Conversation:
             codes = device.outbox.answered(flights, answer.answers)
             for n in {flight.collection for flight in flights}:
                 device.collections[n].settle(now.wall)
+        if device.usage:
+            device.usage = device.usage._replace(used_bytes=answer.used_bytes)
         if device.outbox.over_quota and answer.used_bytes < self._used_bytes:
             self._room_again()
         for code in dict.fromkeys(codes):

@@ -69,6 +69,7 @@ export class Conversation {
     this._appends = 0;
     /** @type {Set<number>} collections with a subscribe on the way */
     this._asked = new Set();
+    this._listing = false; // the hub has been asked what there is
     /** @type {Map<number, number>} */
     this._heads = new Map();
     /** @type {Map<number, number>} heads to be confirmed once reached */
@@ -106,7 +107,7 @@ export class Conversation {
 
   /** Whether there is more in the log than here, or may be. */
   get isCatchingUp() {
-    return this._asked.size > 0 || [...this.following].some((n) => this._isBehind(n));
+    return this._listing || this._asked.size > 0 || [...this.following].some((n) => this._isBehind(n));
   }
 
   /** How many changes are still to come, at most. */
@@ -483,6 +484,7 @@ export class Conversation {
 
   _askWhatThereIs() {
     const { spaceId } = this._device;
+    this._listing = true;
     this.ask((request) => ({ type: "collections", request, spaceId }), this._onListed.bind(this));
   }
 
@@ -491,6 +493,8 @@ export class Conversation {
    * @param {Now} now
    */
   _onListed(answer, now) {
+    this._listing = false;
+    this._device.effects.push(new Moved());
     if (answer.type !== "collection_list") {
       this._notSubscribed(answer);
       return;
@@ -784,6 +788,7 @@ export class Conversation {
       for (const n of new Set(flights.map((flight) => flight.collection))) device.collection(n).settle(now.wall);
       return heard;
     });
+    if (device.usage) device.usage.usedBytes = Number(answer.usedBytes);
     if (outbox.overQuota && answer.usedBytes < this._usedBytes) this._roomAgain();
     for (const code of new Set(codes)) this._draftRefused(code, answer, now);
     device.effects.push(new Moved());

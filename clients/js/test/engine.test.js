@@ -20,7 +20,7 @@ import { Kind, ZERO_ID } from "../src/terms.js";
 import { decodeFromDevice, decodeFromHub, encode } from "../src/wire/codec.js";
 import { parseHeader } from "../src/wire/header.js";
 import { Line } from "../src/testing/line.js";
-import { APP_ID, KEYS, World } from "./engine_hub.js";
+import { APP_ID, KEYS, Peer, World } from "./engine_hub.js";
 
 /** A world in which these devices have connected and nothing is under way. */
 function synced(strategy = lastWriterWins, names = "x") {
@@ -347,6 +347,18 @@ test("equal edits are no conflict and nobody is asked", () => {
   assert.deepEqual(asked, []);
   assert.equal(world.hub.appended.length, 1);
   assert.deepEqual(where(x), ["synced", 0, 0]);
+});
+
+test("a device that does not know yet what there is does not say that it is synced", () => {
+  const [world, x] = synced(lastWriterWins, "x");
+  x.put("a", 1);
+  world.quiesce();
+  const bare = new Peer(world, "z", new MemoryStorage(), {});
+  world.peers.push(bare);
+  bare.connect();
+  while (bare.stepOut() || bare.stepIn()) if (bare.status().phase === "synced") break;
+  const [known] = bare.engine.device.collections.values();
+  assert.deepEqual([known.row.seq, x.collections.notes.row.seq], [1, 1]);
 });
 
 test("the same count from two changes heals a hub without counting twice", () => {
