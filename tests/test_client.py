@@ -250,6 +250,16 @@ async def test_a_hub_restored_to_yesterday_is_healed_by_its_devices(tmp_path: Pa
             assert not a.status.alarms and not b.status.alarms
 
 
+async def test_what_the_account_takes_on_the_hub_is_told_also_right_after_a_write(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+        before = await a.usage()
+        assert before.quota_bytes > 1_000_000
+        a.collection("notes").put("large", "x" * 10_000)
+        await a.synced(10)
+        assert (await a.usage()).used_bytes - before.used_bytes > 10_000
+
+
 async def test_a_key_of_no_space_of_the_account_is_refused_before_harm(place: Place, tmp_path: Path) -> None:
     async with device(place, tmp_path / "a") as a:
         await a.synced(10)

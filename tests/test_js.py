@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ FILES = sorted((FOLDER / "test").glob("*.test.js"))
 DEMO = FOLDER.parent / "demo"
 DEMO_FILES = sorted((DEMO / "test").glob("*.test.js"))
 NODE_MAJOR = 20
+AT_ONCE = 2
 STAMP = FOLDER / "node_modules" / ".package-lock.json"  # npm writes it last
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,7 +45,7 @@ def why_not() -> str:
     return ""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def node():
     if reason := why_not():
         pytest.skip(reason)
@@ -59,9 +61,18 @@ def test_there_are_tests():
     assert len(FILES) > 15
 
 
+@pytest.fixture(scope="module")
+def runs(request, node):
+    """What was asked for, under way: the files wait more than they work, so two at a time."""
+    files = [item.callspec.params["file"] for item in request.session.items if item.name.startswith("test_javascript[")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {file: pool.submit(run, "node", "--test", "--test-reporter=tap", str(file)) for file in files}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
-def test_javascript(file):
-    done = run("node", "--test", "--test-reporter=tap", str(file))
+def test_javascript(file, runs):
+    done = runs[file].result()
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
     counts = {
         name: int(number) for name, number in re.findall(r"^# (tests|pass|skipped|todo) (\d+)", done.stdout, re.M)

@@ -16,6 +16,7 @@ from hub.client.strategies import (
     THEIRS,
     Conflict,
     Merged,
+    by_field,
     counter_sum,
     last_writer_wins,
     manual,
@@ -34,6 +35,7 @@ MERGING = {
     "set_union of sets": (set_union, {"a"}),
     "set_union of lists": (set_union, ["a"]),
     "three_way_text": (three_way_text, "a\n"),
+    "by_field": (by_field({"a": counter_sum()}), {"a": 1}),
 }
 TEXT = "one\ntwo\nthree\nfour\nfive\n"
 
@@ -309,6 +311,44 @@ def test_what_all_texts_have_in_common_at_both_ends_is_not_compared():
     around = "same\n" * COMPARISONS_MAX
     base, mine, theirs = (f"{around}{middle}{around}" for middle in ("a\nb\nc\n", "A\nb\nc\n", "a\nb\nC\n"))
     assert asked(three_way_text, base, mine, theirs) == Merged(f"{around}A\nb\nC\n{around}")
+
+
+# --- each field by its own -------------------------------------------------------------------
+
+chapter = by_field({"text": three_way_text, "tags": set_union, "words": counter_sum()})
+
+
+def test_each_field_is_merged_by_its_own_strategy_and_the_others_by_whose_changed():
+    base = {"text": TEXT, "tags": {"a", "b"}, "words": 10, "title": "old", "order": 1}
+    mine = base | {"text": TEXT.replace("one", "ONE"), "tags": {"a", "b", "c"}, "words": 12, "title": "mine"}
+    theirs = base | {"text": TEXT.replace("five", "FIVE"), "tags": {"b"}, "words": 15, "order": 2}
+    both = {"text": "ONE\ntwo\nthree\nfour\nFIVE\n", "tags": {"b", "c"}, "words": 17, "title": "mine", "order": 2}
+    assert asked(chapter, base, mine, theirs) == Merged(both)
+
+
+def test_a_field_that_counts_counts_two_equal_edits():
+    assert chapter.counts
+    assert not getattr(by_field({"text": three_way_text}), "counts", False)
+    edit = {"text": "same\n", "words": 12}
+    assert asked(chapter, {"text": "old\n", "words": 10}, edit, dict(edit)) == Merged({"text": "same\n", "words": 14})
+
+
+def test_one_field_that_waits_for_a_person_makes_the_whole_wait():
+    base = {"text": "one\n", "words": 10}
+    mine, theirs = {"text": "mine\n", "words": 11}, {"text": "theirs\n", "words": 12}
+    assert asked(chapter, base, mine, theirs) is MANUAL
+    sure = by_field({"text": lambda conflict: three_way_text(conflict, last_writer_wins), "words": counter_sum()})
+    assert asked(sure, base, mine, theirs) == Merged({"text": "mine\n", "words": 13})
+    assert asked(by_field({"text": lambda _: THEIRS}), base, mine, theirs) == Merged({"text": "theirs\n", "words": 11})
+
+
+def test_a_fields_strategy_is_asked_only_about_what_both_changed_differently():
+    seen = []
+    asking = by_field({"a": lambda conflict: seen.append(conflict) or MINE, "b": lambda _: pytest.fail("asked")})
+    answer = asked(asking, {"a": 1, "b": 1}, {"a": 2, "b": 2, "c": 2}, {"a": 3, "b": 2})
+    assert answer == Merged({"a": 2, "b": 2, "c": 2})
+    assert seen == [Conflict("key", 1, 2, 3)]
+    assert asked(asking, {"b": 1}, {"b": 1, "c": 1}, {}) == Merged({"c": 1})
 
 
 # --- equality --------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ from hub.client.device import (
     PairingCame,
     Send,
     SignalCame,
+    Usage,
     Wiped,
 )
 from hub.client.engine import Engine, Progress, Status
@@ -80,6 +81,7 @@ __all__ = [
     "RecordChanged",
     "Refusal",
     "Status",
+    "Usage",
     "Version",
     "WrongKeyCode",
 ]
@@ -191,6 +193,14 @@ class HubClient:
             async with self._session_errand():
                 pass
         return self._engine.device.known_spaces
+
+    async def usage(self) -> Usage:
+        """How much of the hub the account takes, and may take: all its apps together, as the hub last told."""
+        if self._engine.device.usage is None:
+            async with self._session_errand():
+                pass
+        assert self._engine.device.usage is not None, "a session has begun"
+        return self._engine.device.usage
 
     # --- the key ---
 

@@ -45,6 +45,13 @@ class Identity(NamedTuple):
 # --- effects ---------------------------------------------------------------------------------
 
 
+class Usage(NamedTuple):
+    """What the account takes on the hub, and may take: all its apps together."""
+
+    used_bytes: int
+    quota_bytes: int
+
+
 class Send(NamedTuple):
     """Put this frame on the line."""
 
@@ -125,6 +132,7 @@ class Device:
         self.last_appended_at = 0.0
         self.head_seen_at = 0.0
         self.confirmations = 0  # how often the hub has told all its heads
+        self.usage: Usage | None = None  # as the hub last told
         self.witness_due: dict[int, float] = {}  # steady time, by collection
         self.hung_up = False  # it is decided that the line goes: nothing more is sealed or sent on it
         self.leaving = False  # the hub asked to come back in a moment: no reason to call that offline
@@ -171,6 +179,7 @@ class Device:
         with self.transaction():
             self.storage.set_setting("account_id", ready.account_id)
             self.storage.set_setting("spaces", msgspec.msgpack.encode(ready.spaces))
+        self.usage = Usage(ready.used_bytes, ready.quota_bytes)
         self.effects.append(Moved())
 
     def know_spaces(self, spaces: Sequence[m.SpaceInfo]) -> None:

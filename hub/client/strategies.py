@@ -141,6 +141,28 @@ def three_way_text(conflict: Conflict, fallback: Strategy = manual) -> Merged | 
     return fallback(conflict) if merged is None else Merged(merged)
 
 
+def by_field(strategies: Mapping[str, Strategy]) -> Strategy:
+    """Merge mappings field by field, each field by its own strategy; fields that are not named as ``per_field`` does.
+
+        by_field({"text": three_way_text, "tags": set_union, "words": counter_sum()})
+
+    A strategy of a field sees the field's values, and only when both sides changed it; differently, unless it counts.
+    When it leaves its field to a person, the whole is left to a person.
+    """
+
+    def merged(conflict: Conflict) -> Merged | Verdict:
+        if (lone := _edit_beats_delete(conflict)) is not None:
+            return lone
+        if not _all(conflict, Mapping):
+            return last_writer_wins(conflict)
+        merges = {field: _of_field(conflict.key, strategy) for field, strategy in strategies.items()}
+        fields = _merge_fields(conflict, merges)
+        return MANUAL if any(value is MANUAL for value in fields.values()) else Merged(fields)
+
+    counts = any(getattr(strategy, "counts", False) for strategy in strategies.values())
+    return _Counting(merged) if counts else merged
+
+
 def merge_lines(base: str, mine: str, theirs: str) -> str | None:
     """The diff3 merge of three texts by lines; None when both changed the same place differently.
 
@@ -215,6 +237,23 @@ def _merge_fields(conflict: Conflict, special: Mapping[str, Callable[[Any, Any, 
         if value is not MISSING:
             merged[field] = value
     return Map(merged) if isinstance(mine, Map) or isinstance(theirs, Map) else merged
+
+
+def _of_field(key: str, strategy: Strategy) -> Callable[[Any, Any, Any], Any]:
+    """The field's value as the strategy has it, or MANUAL."""
+
+    def merge(base: Any, mine: Any, theirs: Any) -> Any:
+        if same_value(mine, base):
+            return theirs
+        equal = same_value(mine, theirs) and not getattr(strategy, "counts", False)
+        if equal or same_value(theirs, base):
+            return mine
+        answer = strategy(Conflict(key, base, mine, theirs))
+        if isinstance(answer, Merged):
+            return answer.value
+        return {MINE: mine, THEIRS: theirs, MANUAL: MANUAL}[answer]
+
+    return merge
 
 
 def _pick(base: Any, mine: Any, theirs: Any) -> Any:

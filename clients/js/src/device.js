@@ -23,6 +23,7 @@ export const RECENT_ACKS_KEPT = 10_000;
 
 /** @typedef {import("./terms.js").Now} Now */
 /** @typedef {[Uint8Array, number][]} Heads collection id and seq, each */
+/** @typedef {{ usedBytes: number, quotaBytes: number }} Usage what the account takes on the hub, and may take */
 
 /**
  * What this device is to the hub: `hubUrl` is canonical, as dialled.  Its signing key never comes in here:
@@ -168,6 +169,8 @@ export class Device {
     this.lastAppendedAt = 0;
     this.headSeenAt = 0;
     this.confirmations = 0; // how often the hub has told all its heads
+    /** @type {Usage | null} as the hub last told */
+    this.usage = null;
     /** @type {Map<number, number>} steady time, by collection */
     this.witnessDue = new Map();
     this.hungUp = false; // it is decided that the line goes: nothing more is sealed or sent on it
@@ -230,6 +233,7 @@ export class Device {
       this.storage.setSetting("account_id", ready.accountId);
       this.storage.setSetting("spaces", pack(ready.spaces));
     });
+    this.usage = { usedBytes: Number(ready.usedBytes), quotaBytes: Number(ready.quotaBytes) };
     this.effects.push(new Moved());
   }
 

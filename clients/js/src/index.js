@@ -217,6 +217,16 @@ export class HubClient {
     return this._engine.device.knownSpaces;
   }
 
+  /**
+   * How much of the hub the account takes, and may take, in bytes: all its apps together, as the hub last told.
+   *
+   * @returns {Promise<{usedBytes: number, quotaBytes: number}>}
+   */
+  async usage() {
+    if (!this._engine.device.usage) await this._sessionErrand(async () => undefined);
+    return { .../** @type {import("./device.js").Usage} */ (this._engine.device.usage) };
+  }
+
   // --- the key ---
 
   /** Whether this device holds the app key. */

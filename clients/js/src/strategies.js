@@ -141,18 +141,20 @@ export function threeWayText(conflict, fallback = manual) {
  *
  *     byField({ text: threeWayText, tags: setUnion, words: counterSum() })
  *
- * A strategy of a field sees the field's values, and only when both sides changed it differently.  When it leaves its
- * field to a person, the whole is left to a person.
+ * A strategy of a field sees the field's values, and only when both sides changed it; differently, unless it counts.
+ * When it leaves its field to a person, the whole is left to a person.
  * @param {Record<string, Strategy>} strategies
  * @returns {Strategy}
  */
 export function byField(strategies) {
-  return (conflict) => {
+  const counts = Object.values(strategies).some((strategy) => strategy.counts);
+  const merged = (/** @type {Conflict} */ conflict) => {
     const merges = Object.entries(strategies).map(([field, strategy]) => [field, ofField(conflict.key, strategy)]);
     const answer = mergeMappings(conflict, new Map(/** @type {[string, FieldMerge][]} */ (merges)));
     const isOpen = answer instanceof Merged && [...fieldsOf(answer.value).values()].includes(MANUAL);
     return isOpen ? MANUAL : answer;
   };
+  return Object.assign(merged, { counts });
 }
 
 /**
@@ -231,8 +233,8 @@ function mergeFields(conflict, special) {
  */
 function ofField(key, strategy) {
   return (base, mine, theirs) => {
-    if (sameValue(mine, theirs) || sameValue(theirs, base)) return mine;
     if (sameValue(mine, base)) return theirs;
+    if (sameValue(theirs, base) || (sameValue(mine, theirs) && !strategy.counts)) return mine;
     const answer = strategy(new Conflict(key, base, mine, theirs));
     if (answer instanceof Merged) return answer.value;
     return answer === MINE ? mine : answer === THEIRS ? theirs : MANUAL;

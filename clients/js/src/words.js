@@ -56,7 +56,8 @@ function mustBeKnown(word, at) {
   const start = word.slice(0, TELLING_LETTERS);
   const near = wordlist.find((other) => other.slice(0, TELLING_LETTERS) === start);
   const hint = near ? `; perhaps it is '${near}'` : "";
-  throw new WrongKeyCode(`Word ${at + 1}, '${word.normalize("NFC")}', is none of the words that keys are written in${hint}.`);
+  const named = `Word ${at + 1}, '${word.normalize("NFC")}'`;
+  throw new WrongKeyCode(`${named}, is none of the words that keys are written in${hint}.`);
 }
 
 /** @param {string[]} words */

@@ -264,6 +264,17 @@ test("an earlier state of a row can be read and put back", options, async () => 
   await until(async () => (await a.db.tags.get("red"))?.n === 2);
 });
 
+test("what the account takes on the hub is told, also right after a write", options, async () => {
+  const { a } = await two();
+  await a.hub.whenSynced(10);
+  const before = await a.hub.usage();
+  assert.ok(before.quotaBytes > 1_000_000);
+  await a.db.tags.put({ id: "large", text: "x".repeat(10_000) });
+  await a.hub.whenSynced(10);
+  const after = await a.hub.usage();
+  assert.ok(after.usedBytes - before.usedBytes > 10_000, `${before.usedBytes}, then ${after.usedBytes}`);
+});
+
 test("devices are listed and one can take another off the account", options, async () => {
   const { a, b } = await two();
   await b.hub.whenSynced(10);
@@ -271,7 +282,6 @@ test("devices are listed and one can take another off the account", options, asy
   assert.deepEqual(devices.map(({ id }) => id).sort(), [a.hub.deviceId, b.hub.deviceId].sort());
   assert.deepEqual(devices.filter(({ current }) => current).map(({ id }) => id), [a.hub.deviceId]);
   assert.ok(devices.every(({ enrolledAt }) => Math.abs(enrolledAt.getTime() - Date.now()) < 60_000));
-  assert.ok((await a.hub.usage()).usedBytes >= 0);
   await a.hub.revoke(b.hub.deviceId);
   await until(() => b.status.phase === "blocked");
   assert.match(b.status.error, /revoked|unknown device/);

@@ -37,8 +37,8 @@ after(() => rmSync(FOLDER, { recursive: true }));
  * @param {string} text
  */
 function section(text) {
-  const code = [...text.matchAll(/```js\n([^]*?)```|<!-- run\n([^]*?)-->/g)].map(([, shown, hidden]) => shown ?? hidden);
-  const program = code.join("\n");
+  const blocks = [...text.matchAll(/```js\n([^]*?)```|<!-- run\n([^]*?)-->/g)];
+  const program = blocks.map(([, shown, hidden]) => shown ?? hidden).join("\n");
   const prints = [...program.matchAll(/^\s*\/\/ → (.*)$/gm)].map(([, line]) => line);
   return { title: text.slice(0, text.indexOf("\n")), program, prints };
 }
@@ -58,15 +58,15 @@ function place(name) {
   return new URL(path.default, HERE).href;
 }
 
-/** What the examples find around them: a browser's few words, and the hidden lines' helpers. */
-function surroundings() {
+/** What the examples find around them: a browser's few words, and the hidden lines' helpers.  @param {string} title */
+function surroundings(title) {
   const memory = new MemoryHub({ url: URL_OF_HUB });
   /** @type {any[]} */
   const opened = [];
   /** @type {string[]} */
   const printed = [];
   let devices = 0;
-  const newDevice = (/** @type {any} */ { tables, stores, name = `device ${(devices += 1)}` }) => {
+  const newDevice = (/** @type {any} */ { tables, stores, name = `${title} ${(devices += 1)}` }) => {
     const db = new Dexie(name, { addons: [hub({ app: APP, url: URL_OF_HUB, tables })] });
     db.version(1).stores(stores);
     opened.push(db);
@@ -91,7 +91,8 @@ function surroundings() {
 
 /** @param {unknown[]} values */
 function line(values) {
-  return values.map((value) => (typeof value === "string" ? value : inspect(value, { breakLength: Infinity }))).join(" ");
+  const shown = (/** @type {unknown} */ value) => inspect(value, { breakLength: Infinity });
+  return values.map((value) => (typeof value === "string" ? value : shown(value))).join(" ");
 }
 
 /** @param {string} said */
@@ -126,7 +127,7 @@ async function run(title, program, { words, printed, memory, opened }) {
 
 for (const { title, program, prints } of SECTIONS.filter((one) => one.program)) {
   test(`the examples of "${title}" do what the guide says`, { timeout: 60_000 }, async () => {
-    const around = surroundings();
+    const around = surroundings(title);
     await run(title, program, around);
     const { printed } = around;
     for (const [at, said] of prints.entries()) assert.match(printed[at] ?? "(nothing was printed)", pattern(said));
@@ -141,7 +142,9 @@ test("every block of the guide is run, and every link within it leads somewhere"
   assert.deepEqual(new Set(languages), new Set(["js", "sh"]));
   const titles = new Set(SECTIONS.map(({ title }) => title.toLowerCase().replace(/[^\w ]/g, "").replaceAll(" ", "-")));
   for (const [, anchor] of GUIDE.matchAll(/\]\(#([^)]*)\)/g)) assert.ok(titles.has(anchor), `#${anchor} is no section`);
-  for (const [, path] of GUIDE.matchAll(/\]\((?!#|https?:)([^)]*)\)/g)) readFileSync(new URL(`../../docs/${path}`, HERE));
+  for (const [, path] of GUIDE.matchAll(/\]\((?!#|https?:)([^)]*)\)/g)) {
+    readFileSync(new URL(`../../docs/${path}`, HERE));
+  }
 });
 
 test("the limits of the guide are those of the protocol", async () => {

@@ -148,7 +148,8 @@ function told(/** @type {any} */ { type, code, seq, newestSeq, newestId, answers
  * @param {(hub: any, say: (what: string, answer: any) => void) => Promise<void>} script
  */
 function alike(name, script) {
-  test(name, { skip: HUBS.some((kind) => kind.skip) && "there is no real hub to compare with", timeout: 60_000 }, async () => {
+  const skip = HUBS.some((kind) => kind.skip) && "there is no real hub to compare with";
+  test(name, { skip, timeout: 60_000 }, async () => {
     const [real, memory] = await Promise.all(
       HUBS.map(async ({ start }) => {
         const hub = await start();
@@ -203,7 +204,8 @@ alike("codes are right once, by the device that asked, before they are used up",
   await again.greet();
   say("used", await again.ask({ type: "enrol", attemptId, code, devicePk, signature: await again.proof("enrol") }));
   const more = await again.ask({ type: "request_code", address: ANNA, devicePk, appId: APP });
-  const used = { attemptId: more.attemptId, code: await hub.nextCode(), devicePk, signature: await again.proof("enrol") };
+  const proof = await again.proof("enrol");
+  const used = { attemptId: more.attemptId, code: await hub.nextCode(), devicePk, signature: proof };
   say("a key that is taken", await again.ask({ type: "enrol", ...used }));
   again.close();
   raw.close();
@@ -269,11 +271,13 @@ alike("drafts are judged alike", async (hub, say) => {
   say("other bytes", await append([draft({ n: 1, plaintext: recordPlaintext("x", encodeBody("other")) })]));
   const conditional = { flagsConditional: true, base: fresh(16) };
   say("a wrong base", await append([draft({ n: 2, ...conditional })]));
-  const [second, third] = [draft({ n: 2, flagsConditional: true, base: new Uint8Array(16).fill(1) }), draft({ n: 3, ...conditional })];
+  const second = draft({ n: 2, flagsConditional: true, base: new Uint8Array(16).fill(1) });
+  const third = draft({ n: 3, ...conditional });
   say("all or nothing", await append([second, third], true));
   say("where it stands", await raw.ask({ type: "collections", spaceId }));
   say("each for itself", await append([second, third, draft({ n: 3, kind: Kind.DELTA })]));
-  say("a tombstone", await append([draft({ n: 4, kind: Kind.DELETE, plaintext: recordPlaintext("x", new Uint8Array(0)) })]));
+  const empty = recordPlaintext("x", new Uint8Array(0));
+  say("a tombstone", await append([draft({ n: 4, kind: Kind.DELETE, plaintext: empty })]));
   say("where it stands", await raw.ask({ type: "collections", spaceId }));
   say("history", await raw.ask({ type: "read_history", spaceId, collectionId, recordId, limit: 3 }));
   say("older", await raw.ask({ type: "read_history", spaceId, collectionId, recordId, before: 2, limit: 3 }));
@@ -308,7 +312,8 @@ alike("devices have the same rights", async (hub, say) => {
   const { deviceId } = second;
   const listed = async () => {
     const { devices } = await first.ask({ type: "list_devices" });
-    return devices.map((/** @type {any} */ { enrolledVia, probationUntil, scope }) => [enrolledVia, probationUntil > 0, scope]);
+    const shown = (/** @type {any} */ one) => [one.enrolledVia, one.probationUntil > 0, one.scope];
+    return devices.map(shown);
   };
   say("listed", { type: JSON.stringify(await listed()) });
   say("on probation", await second.ask({ type: "revoke_devices", deviceIds: [first.deviceId] }));
@@ -373,6 +378,8 @@ test("while it is cut nobody reaches it, and mended everybody comes back at once
   const b = await device(memory, { key: a.keyCode() });
   const notes = b.collection("notes");
   await Promise.all([a.synced(5), b.synced(5)]);
+  let online = 0;
+  memory.surroundings.page.on("online", () => (online += 1));
   memory.cut();
   assert.deepEqual(memory.lines, []);
   await a.collection("notes").put("k", 1);
@@ -382,8 +389,29 @@ test("while it is cut nobody reaches it, and mended everybody comes back at once
   memory.mend();
   await Promise.all([a.stop(), b.synced(5)]);
   assert.ok(performance.now() - before < 2_000);
+  assert.equal(online, 1);
   assert.equal(notes.get("k"), undefined); // a became a new device, and has not enrolled
   await b.stop();
+});
+
+test("locks of two names are two locks, and each is passed on in turn", options, async () => {
+  const { locks } = new MemoryHub().surroundings;
+  /** @type {string[]} */
+  const held = [];
+  const turn = () => new Promise((done) => setImmediate(done));
+  const hold = (/** @type {string} */ name, /** @type {string} */ who) =>
+    locks.request(name, {}, () => (held.push(who), new Promise((done) => void (release[who] = done))));
+  /** @type {Record<string, (value?: unknown) => void>} */
+  const release = {};
+  const ends = [hold("laptop", "one"), hold("laptop", "two"), hold("phone", "three")];
+  await turn();
+  assert.deepEqual(held, ["one", "three"]);
+  release.one();
+  await turn();
+  assert.deepEqual(held, ["one", "three", "two"]);
+  release.two();
+  release.three();
+  await Promise.all(ends);
 });
 
 test("people do not meet", options, async () => {

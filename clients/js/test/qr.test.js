@@ -70,7 +70,8 @@ test("the picture passes a strict Content-Security-Policy and says what it is", 
 
 test("a code drawn by Python is read", { skip: whyNoHub }, async () => {
   for (const text of Object.values(TEXTS)) {
-    const draw = "import segno, sys; segno.make(sys.argv[1], error='m', micro=False).save(sys.stdout.buffer, kind='png', scale=4)";
+    const make = "segno.make(sys.argv[1], error='m', micro=False)";
+    const draw = `import segno, sys; ${make}.save(sys.stdout.buffer, kind='png', scale=4)`;
     const drawn = spawnSync(PYTHON, ["-c", draw, text], { cwd: ROOT });
     assert.equal(drawn.status, 0, drawn.stderr.toString());
     assert.equal(await scan(readPng(drawn.stdout)), text);

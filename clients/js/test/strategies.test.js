@@ -421,6 +421,13 @@ test("each field is merged by its own strategy, and the others by whose changed"
   });
 });
 
+test("a field that counts counts two equal edits", () => {
+  assert.ok(chapter.counts);
+  assert.ok(!byField({ text: threeWayText }).counts);
+  const edit = { text: "same\n", words: 12 };
+  assert.deepEqual(merged(asked(chapter, { text: "old\n", words: 10 }, edit, { ...edit })), { text: "same\n", words: 14 });
+});
+
 test("one field that waits for a person makes the whole wait", () => {
   const base = { text: "one\n", words: 10 };
   const [mine, theirs] = [{ text: "mine\n", words: 11 }, { text: "theirs\n", words: 12 }];

@@ -54,7 +54,8 @@ for (const [name, text] of Object.entries(VECTORS.wrong)) {
 
 test("the sentence names the word that is unknown", () => {
   const words = TEXT.split(" ");
-  const said = (/** @type {number} */ at, /** @type {string} */ word) => () => parseKeyWords(words.with(at, word).join(" "));
+  const said = (/** @type {number} */ at, /** @type {string} */ word) => () =>
+    parseKeyWords(words.with(at, word).join(" "));
   assert.throws(said(6, "abandan"), /^WrongKeyCode: Word 7, 'abandan', is none of .*; perhaps it is 'abandon'\.$/);
   assert.throws(said(23, "xylophone"), /Word 24, 'xylophone', is none of the words that keys are written in\.$/);
   assert.throws(said(0, "café"), /Word 1, 'café'/);

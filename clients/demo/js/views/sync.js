@@ -337,7 +337,7 @@ function ways(stops) {
       if (asked || phase !== "synced") return;
       asked = true;
       const usage = await db.hub.usage().catch(() => null);
-      if (usage) put(used, `On the hub: ${bytes(usage.usedBytes)}, sealed.`);
+      if (usage) put(used, `On the hub: ${bytes(usage.usedBytes)} of ${bytes(usage.quotaBytes)}, sealed.`);
     }),
   );
   return section(
@@ -414,5 +414,6 @@ async function attempt(work) {
 /** @param {number} count */
 function bytes(count) {
   if (count < 1_000_000) return `${Math.ceil(count / 1000).toLocaleString("en")} KB`;
-  return `${(count / 1_000_000).toFixed(1)} MB`;
+  if (count < 1_000_000_000) return `${(count / 1_000_000).toFixed(1)} MB`;
+  return `${(count / 1_000_000_000).toFixed(1)} GB`;
 }

@@ -244,15 +244,12 @@ export class Leading {
     await this.client.forgetAlarms();
   }
 
-  /** @param {boolean} account */
-  async deleteRemote(account) {
-    const gone = account ? await this.client.deleteAccount() : null;
+  async deleteRemote() {
     await within(
       WIPED_WITHIN_S,
       this._wipe(),
       "the hub cannot be reached; it is told to delete the remote copies as soon as it can be",
     );
-    return gone;
   }
 
   async _wipe() {
@@ -320,8 +317,7 @@ export class Leading {
 
   async usage() {
     this._signedIn();
-    const spaces = await this._spaces();
-    return { usedBytes: spaces.reduce((sum, space) => sum + Number(space.usedBytes), 0) };
+    return this._answer(this.client.usage());
   }
 
   // --- data ---

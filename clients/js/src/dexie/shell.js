@@ -225,16 +225,12 @@ export class Hub {
   }
 
   /**
-   * Delete the remote copies, and sync no more; what is here stays, and other devices keep theirs.  With `account` the
-   * account too, all apps' data in it: when it will be gone, since the hub waits before it does that.
+   * Delete the remote copies, and sync no more; what is here stays, and other devices keep theirs.
    *
    * Throws TimeoutError when the hub cannot be reached; then it is told as soon as it can be.
-   *
-   * @param {{account?: boolean}} [what]
-   * @returns {Promise<Date | null>}
    */
-  async deleteRemote({ account = false } = {}) {
-    return this._act((leading) => leading.deleteRemote(account));
+  async deleteRemote() {
+    await this._act((leading) => leading.deleteRemote());
   }
 
   /** A person has seen the alarms and wants to go on: what was stopped is read anew and compared. */
@@ -273,9 +269,9 @@ export class Hub {
   }
 
   /**
-   * How much this app's data takes on the hub, in bytes, as the hub last told.
+   * How much of the hub the account takes, and may take, in bytes: all its apps together, as the hub last told.
    *
-   * @returns {Promise<{usedBytes: number}>}
+   * @returns {Promise<{usedBytes: number, quotaBytes: number}>}
    */
   async usage() {
     return this._act((leading) => leading.usage());

@@ -53,7 +53,10 @@ import { Log } from "./log.js";
  * @property {string} phrase the two words that the asking device shows too
  * @property {string} appId
  */
-/** @typedef {Mail & { attemptId: Uint8Array, devicePk: Uint8Array, purpose: string, until: number, tries: number }} Attempt */
+/**
+ * @typedef {Mail & { attemptId: Uint8Array, devicePk: Uint8Array, purpose: string, until: number, tries: number }}
+ *   Attempt `until` in Unix seconds
+ */
 
 const CODE_LIVES_S = 600;
 const CODE_TRIES = 5;
@@ -218,7 +221,8 @@ export class Hub {
   /**
    * Every session of the account hears of it.
    *
-   * @param {Account} account @param {string} what @param {{ deviceId?: Uint8Array, spaceId?: Uint8Array, at?: number }} more
+   * @param {Account} account @param {string} what
+   * @param {{ deviceId?: Uint8Array, spaceId?: Uint8Array, at?: number }} more
    */
   tell(account, what, more) {
     for (const line of this.lines) if (line.account === account) line.say({ type: "account_notice", what, ...more });
@@ -310,6 +314,11 @@ export function deviceInfo(device) {
   return { ...device, lastSeenDay: Math.floor(Date.now() / 1000 / DAY_S) };
 }
 
+/** The logs as they are now.  @param {Space} space @returns {Space["logs"]} */
+export function copiedLogs({ logs }) {
+  return new Map([...logs].map(([id, { collectionId, log }]) => [id, { collectionId, log: log.copy() }]));
+}
+
 /** An address, as two ways of typing it are one.  @param {string} address */
 export function tidy(address) {
   return address.trim().toLowerCase();
@@ -327,8 +336,6 @@ function isPublicKey(bytes) {
 
 /** @param {Account} account @returns {Account} */
 function copied(account) {
-  const logsOf = (/** @type {Space} */ { logs }) =>
-    new Map([...logs].map(([id, { collectionId, log }]) => [id, { collectionId, log: log.copy() }]));
-  const spaces = new Map([...account.spaces].map(([id, space]) => [id, { ...space, logs: logsOf(space) }]));
+  const spaces = new Map([...account.spaces].map(([id, space]) => [id, { ...space, logs: copiedLogs(space) }]));
   return { ...account, devices: new Map(account.devices), spaces };
 }

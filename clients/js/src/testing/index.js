@@ -3,7 +3,8 @@
  *
  *     import { MemoryHub } from "sync-hub-client/testing";
  *     const memory = new MemoryHub();
- *     const db = new Dexie("notes", { addons: [hub({ app, tables, url: memory.url, surroundings: memory.surroundings })] });
+ *     const { url, surroundings } = memory;
+ *     const db = new Dexie("notes", { addons: [hub({ app, tables, url, surroundings })] });
  *     await db.hub.signIn({ email: "anna@example.org", code: () => memory.lastCode("anna@example.org") });
  *     memory.cut();                                  // offline, for everybody
  *     memory.mend();

@@ -11,7 +11,7 @@ import { proofMessage } from "../signing.js";
 import { Kind, LOG_KINDS, PROTOCOL_VERSION } from "../terms.js";
 import { BadMessage, decodeFromDevice, encode, NotAMessage, UnknownMessage } from "../wire/codec.js";
 import { parseHeader } from "../wire/header.js";
-import { DELETION_DELAY_S, deviceInfo, FRESH_CODE_S, spaceBytes } from "./hub.js";
+import { copiedLogs, DELETION_DELAY_S, deviceInfo, FRESH_CODE_S, spaceBytes } from "./hub.js";
 
 /** @typedef {import("./hub.js").Account} Account */
 /** @typedef {import("./hub.js").Device} Device */
@@ -148,7 +148,8 @@ export class Line {
     this.hello = frame;
     this.stage = "greeted";
     const serverNonce = this.hub.fresh(32);
-    this.challenge = encode({ type: "challenge", v: PROTOCOL_VERSION, serverNonce, features: [], limits, signUp: "open" });
+    const told = { v: PROTOCOL_VERSION, serverNonce, features: [], limits, signUp: "open" };
+    this.challenge = encode({ type: "challenge", ...told });
     this.out.push(this.challenge);
   }
 
@@ -391,7 +392,7 @@ export class Line {
 
   /** @param {Space} space @param {Uint8Array[]} drafts */
   _allOrNothing(space, drafts) {
-    const before = new Map([...space.logs].map(([id, { collectionId, log }]) => [id, { collectionId, log: log.copy() }]));
+    const before = copiedLogs(space);
     const [own, appended] = [new Set(this.own), this.hub.appended.length];
     const done = this._each(space, drafts);
     if (!done.answers.some(({ code }) => code)) return done;
