@@ -13,13 +13,15 @@
 import { Dexie } from "dexie";
 
 import { hex } from "../bytes.js";
+import { HOLDER, PAUSES_MS, PIECE, asFailure, gone, isFull, lastOfEach, put, taken, tooNew } from "../storage/disk.js";
 import { Journal } from "../storage/journal.js";
 import { MemoryStorage } from "../storage/memory.js";
-import { StorageFailed, StorageForeign, StorageGone, StorageTaken, StorageTooNew } from "../storage/rows.js";
-import { TABLES, idOf, keyOf, slim } from "../storage/tables.js";
+import { StorageForeign } from "../storage/rows.js";
+import { TABLES, keyOf } from "../storage/tables.js";
 import { beneath } from "./capture.js";
 
 /** @typedef {import("dexie").DBCore} DBCore */
+/** @typedef {import("../storage/rows.js").StorageFailed} StorageFailed */
 /** @typedef {import("../storage/tables.js").TableName} TableName */
 /** @typedef {import("../storage/tables.js").Write} Write */
 /** @typedef {import("../storage/tables.js").WriteSet} WriteSet */
@@ -44,9 +46,6 @@ import { beneath } from "./capture.js";
  */
 
 export const FORMAT = 1; // of the hidden tables
-const PIECE = 1_000; // rows loaded at once
-const PAUSES_MS = [0, 100, 1_000]; // before each further try to commit
-const HOLDER = "holder"; // in meta: the mark of who opened the database last
 const FORMAT_ROW = "format"; // in meta
 const STORES = /** @type {TableName[]} */ (Object.keys(TABLES));
 const HIDDEN_STORES = STORES.map(hiddenName);
@@ -199,7 +198,7 @@ export class DexieStorage extends MemoryStorage {
    * @param {{writes: WriteSet, notes: any[]}[]} batch
    */
   async _commit(batch) {
-    const writes = lastOfEach(batch);
+    const writes = lastOfEach(batch.map((one) => one.writes));
     const notes = batch.flatMap((one) => one.notes);
     for (let tries = 0; ; tries += 1) {
       try {
@@ -327,57 +326,4 @@ function hiddenName(table) {
  */
 function above(key) {
   return key === undefined ? { type: 3 } : { type: 2, lower: key, lowerOpen: true };
-}
-
-/**
- * Of several writes to one place only the last counts.
- *
- * @param {{writes: WriteSet}[]} batch
- */
-function lastOfEach(batch) {
-  /** @type {Map<string, Write>} */
-  const last = new Map();
-  for (const { writes } of batch) for (const write of writes) last.set(`${write.table} ${idOf(write.key)}`, write);
-  return [...last.values()];
-}
-
-/**
- * @param {IDBObjectStore} store
- * @param {Write} write
- */
-function put(store, { table, key, held }) {
-  if (held === null) store.delete(/** @type {IDBValidKey} */ (key));
-  else store.put(slim(table, held));
-}
-
-// --- what went wrong -------------------------------------------------------------------------
-
-/** @param {any} error */
-function isFull(error) {
-  return [error?.name, error?.inner?.name].includes("QuotaExceededError");
-}
-
-/**
- * @param {any} error
- * @returns {StorageFailed}
- */
-function asFailure(error) {
-  if (error instanceof StorageFailed) return error;
-  if (error?.name === "VersionError") return tooNew(error);
-  const why = isFull(error) ? "there is no room left on this device" : "the database of this device does not answer";
-  return new StorageFailed(why, { cause: error });
-}
-
-/** @param {unknown} [cause] */
-function tooNew(cause) {
-  const message = "a newer version of this app has changed the data on this device; load the page again";
-  return new StorageTooNew(message, { final: true, cause });
-}
-
-function taken() {
-  return new StorageTaken("another tab of this app has taken over", { final: true });
-}
-
-function gone() {
-  return new StorageGone("the data of this app was deleted from this device", { final: true });
 }

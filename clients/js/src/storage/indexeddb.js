@@ -14,19 +14,17 @@
  */
 
 import { hex } from "../bytes.js";
+import { HOLDER, PAUSES_MS, PIECE, asFailure, gone, isFull, lastOfEach, put, taken, tooNew } from "./disk.js";
 import { Journal } from "./journal.js";
 import { MemoryStorage } from "./memory.js";
-import { StorageFailed, StorageForeign, StorageGone, StorageTaken, StorageTooNew } from "./rows.js";
-import { TABLES, idOf, keyOf, slim } from "./tables.js";
+import { StorageForeign, StorageGone } from "./rows.js";
+import { TABLES, keyOf } from "./tables.js";
 
 /** @typedef {import("./tables.js").TableName} TableName */
-/** @typedef {import("./tables.js").Write} Write */
+/** @typedef {import("./rows.js").StorageFailed} StorageFailed */
 /** @typedef {import("./tables.js").WriteSet} WriteSet */
 
 export const SCHEMA_VERSION = 1;
-const PIECE = 1_000; // rows loaded at once
-const PAUSES_MS = [0, 100, 1_000]; // before each further try to commit
-const HOLDER = "holder"; // in meta: the mark of who opened the database last
 const STORES = /** @type {TableName[]} */ (Object.keys(TABLES));
 
 /**
@@ -287,27 +285,6 @@ function makeStores(database) {
 }
 
 /**
- * Of several writes to one place only the last counts.
- *
- * @param {WriteSet[]} writeSets
- */
-function lastOfEach(writeSets) {
-  /** @type {Map<string, Write>} */
-  const last = new Map();
-  for (const writeSet of writeSets) for (const write of writeSet) last.set(`${write.table} ${idOf(write.key)}`, write);
-  return [...last.values()];
-}
-
-/**
- * @param {IDBObjectStore} store
- * @param {Write} write
- */
-function put(store, { table, key, held }) {
-  if (held === null) store.delete(/** @type {IDBValidKey} */ (key));
-  else store.put(slim(table, held));
-}
-
-/**
  * @template Result
  * @param {IDBRequest<Result>} request
  * @returns {Promise<Result>}
@@ -337,36 +314,4 @@ function abort(transaction) {
   } catch {
     // it has ended already
   }
-}
-
-// --- what went wrong -------------------------------------------------------------------------
-
-/** @param {any} error */
-function isFull(error) {
-  return error?.name === "QuotaExceededError";
-}
-
-/**
- * @param {any} error
- * @returns {StorageFailed}
- */
-function asFailure(error) {
-  if (error instanceof StorageFailed) return error;
-  if (error?.name === "VersionError") return tooNew(error);
-  const why = isFull(error) ? "there is no room left on this device" : "the database of this device does not answer";
-  return new StorageFailed(why, { cause: error });
-}
-
-/** @param {unknown} [cause] */
-function tooNew(cause) {
-  const message = "a newer version of this app has changed the data on this device; load the page again";
-  return new StorageTooNew(message, { final: true, cause });
-}
-
-function taken() {
-  return new StorageTaken("another tab of this app has taken over", { final: true });
-}
-
-function gone() {
-  return new StorageGone("the data of this app was deleted from this device", { final: true });
 }
