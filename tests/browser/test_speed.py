@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.devices import Device, open_tab, sign_in, two_devices
+from tests.browser.devices import Device, device, open_tab, sign_in, two_devices
 from tests.browser.rig import wait
 
 PUTS = 240
@@ -72,25 +72,33 @@ async def measured(one: Device, other: Device, name: str, measures: Any, store: 
     return p50, p95
 
 
+_PUSH = """async () => {
+  const began = app.clock();
+  await app.bulkPut('notes', app.rows(0, 2000));
+  const written = app.clock();
+  await app.db.hub.whenSynced(60);
+  return { began, written: written - began, sent: app.clock() - began };
+}"""
+
+
 async def test_two_thousand_rows_are_soon_on_the_hub(either, store, chromium, measures):
+    one = await device(either, chromium, either.address())
+    await one.quiet()
+    took = await one.run(_PUSH)
+    measures(f"push of 2,000 rows of 200 B, {store}", written_ms=took["written"], sent_ms=took["sent"])
+    assert took["sent"] <= PUSH_S * 1000 * NOISE, f"{store}: {took['sent']:.0f} ms; the goal is {PUSH_S} s"
+
+
+async def test_two_thousand_rows_are_soon_on_a_device_that_looks_on(either, store, chromium, measures):
+    """Both devices share this machine's processors, with the hub."""
     one, other = await two_devices(either, chromium)
     await other.run("() => app.watch('count', () => app.db.notes.count())")
-    took = await one.run("""async () => {
-      const began = app.clock();
-      await app.bulkPut('notes', app.rows(0, 2000));
-      const written = app.clock();
-      await app.db.hub.whenSynced(60);
-      return { began, written: written - began, sent: app.clock() - began };
-    }""")
+    took = await one.run(_PUSH)
     await other.wait("() => app.emissions.count.at(-1)?.value === 2000", within_s=30)
     arrived = await other.run("() => app.emissions.count.find(({ value }) => value === 2000).at")
-    measures(
-        f"push of 2,000 rows of 200 B, {store}",
-        written_ms=took["written"],
-        sent_ms=took["sent"],
-        seen_ms=arrived - took["began"],
-    )
-    assert took["sent"] <= PUSH_S * 1000 * NOISE, f"{store}: {took['sent']:.0f} ms; the goal is {PUSH_S} s"
+    seen = arrived - took["began"]
+    measures(f"push of 2,000 rows while a device looks on, {store}", sent_ms=took["sent"], seen_ms=seen)
+    assert seen <= PUSH_S * 1000 * NOISE, f"{store}: {seen:.0f} ms; the goal is {PUSH_S} s"
 
 
 async def test_a_new_device_reads_ten_thousand_rows_and_shows_how_far_it_is(either, store, chromium, measures):
