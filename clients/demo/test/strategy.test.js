@@ -13,7 +13,7 @@ const row = (/** @type {object} */ fields = {}) => ({
   ...fields,
 });
 const settle = (/** @type {any} */ mine, /** @type {any} */ theirs, /** @type {any} */ base = row()) =>
-  chapterConflict({ key: "a", base, mine, theirs });
+  /** @type {any} */ (chapterConflict({ key: "a", base, mine, theirs }));
 
 test("changes to different paragraphs are put together", () => {
   const answer = settle(row({ text: "FIRST.\n\nSecond.\n\nThird.\n" }), row({ text: "First.\n\nSecond.\n\nTHIRD.\n" }));

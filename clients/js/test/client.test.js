@@ -511,7 +511,7 @@ testReal("a hub killed in the middle of a push has everything once at the end", 
   assert.equal((await notes.history("2-999")).length, 1);
 });
 
-testReal("a hub that stands still is left and found again", async () => {
+testReal("what was written while the hub stood still for a moment arrives", async () => {
   const { a, b } = await two();
   await a.synced(10);
   await b.synced(10);
