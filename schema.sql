@@ -1,4 +1,4 @@
--- The hub's Postgres schema, version 1.  The same tables and columns as
+-- The hub's Postgres schema, version 2.  The same tables and columns as
 -- hub/store/sqlite_schema.sql (a test compares them), and the functions in which
 -- everything happens that takes more than one statement and happens often.
 --
@@ -9,13 +9,14 @@
 -- rows that outlive what they belong to: a deletion that forgets a table fails.
 -- Only `change` and `receipt` have none: checking one for every change made a full
 -- batch take an eighth to a third longer, and their rows are written and removed by
--- the functions below and by nothing else.
+-- the functions below and by nothing else.  What only tells of an account or a space
+-- (operator, audit, growth) goes with it by itself.
 --
 -- Every table that grows with data (space, collection, change, counter, receipt,
--- witness) has account_id first in its primary key and in every unique index and
+-- witness, audit, growth) has account_id first in its primary key and in every unique index and
 -- foreign key, and is partitioned by hash of it; an engine that spreads tables over
 -- machines by account (Citus) can take them as they are.  The small tables (hub,
--- account, device, spent, attempt, invite) are looked up by other things than the
+-- account, operator, device, spent, attempt, invite, listed, moved) are looked up by other things than the
 -- account and stay whole: reference tables, in Citus.
 --
 -- Who waits for whom.  All rows `space` of an account are the lock of its log: they
@@ -23,12 +24,12 @@
 -- looked at or written, and the statements after that see what the one before left
 -- (READ COMMITTED takes a fresh snapshot for each).  So two replicas never judge a
 -- draft by the same head, and none appends for a device whose revocation has
--- committed: revoking takes the same lock.  Locks are always taken in the order
--- attempt, account, space, device, and within a table by id, so nobody ever waits
--- in a circle.
+-- committed: revoking takes the same lock, and so do suspending an account and
+-- beginning to move it.  Locks are always taken in the order attempt, account, space,
+-- device, and within a table by id, so nobody ever waits in a circle.
 
--- What the database says of itself: schema_version, schema_compatible, incarnation, tag_generation, and what was
--- claimed.
+-- What the database says of itself: schema_version, schema_compatible, incarnation, tag_generation, what was claimed
+-- and what is remembered.
 create table hub (
     key text primary key,
     value bytea not null
@@ -41,10 +42,26 @@ create table account (
     address_tag bytea not null unique,
     quota_bytes bigint,                -- null = the hub's default
     created_day integer not null,
-    deleted_at double precision        -- when a delayed deletion takes effect
+    deleted_at double precision,       -- when a delayed deletion takes effect
+    plan text not null default '',     -- a word of the operator's
+    -- How a billing system calls the account; unique, so that no payment counts for two.
+    billing_ref text unique,
+    paid_until double precision,       -- from then on quota_bytes counts no more
+    suspended_at double precision,     -- no device gets in, nothing is lost
+    -- The URL of the hub it is leaving for, or * while its rows are being loaded; no device gets in meanwhile.
+    moving_to text not null default '',
+    address_known boolean not null default true  -- false: its address tag is random
 );
 -- Serves the deletion task: it never looks at accounts that stay.
 create index account_due on account (deleted_at) where deleted_at is not null;
+
+-- An account that may operate the hub.
+create table operator (
+    account_id bytea primary key references account on delete cascade,
+    salt bytea not null,               -- 16 bytes; the TOTP secret follows from it and the hub's otp key
+    since double precision not null,
+    last_step bigint not null          -- the TOTP step accepted last; none up to it is accepted again
+);
 
 -- One installation holding one Ed25519 key.  A revoked device stays, so that its id is never given again.
 create table device (
@@ -101,6 +118,21 @@ create table invite (
     token_hash bytea primary key,
     expires_at double precision not null,
     used_at double precision
+);
+
+-- Addresses that the operator allows or blocks, each as its tag.
+create table listed (
+    address_tag bytea primary key,
+    kind text not null,
+    listed_day integer not null
+);
+
+-- Where the devices of an account that has left dial now.
+create table moved (
+    device_id bytea primary key,
+    device_pk bytea not null,
+    url text not null,
+    moved_at double precision not null
 );
 
 -- What one app key opens: all of one app's data of one account.  What an account uses is the sum of its spaces.
@@ -201,6 +233,34 @@ create table witness (
 ) partition by hash (account_id);
 alter table witness alter column sealed set storage external;
 
+-- What happened on an account, for its owner to read; kept for half a year.
+create table audit (
+    account_id bytea not null references account on delete cascade,
+    number bigint not null,
+    at double precision not null,
+    what text not null,
+    actor text not null,
+    device_id bytea not null,
+    subject_id bytea not null,
+    count bigint not null,
+    primary key (account_id, number)
+) partition by hash (account_id);
+-- Serves forgetting, and counting what happened lately.
+create index audit_by_age on audit (at);
+
+-- Gives entries of the audit their numbers.
+create sequence audit_number;
+
+-- What a space used on a day; a day on which that did not change has no row.
+create table growth (
+    account_id bytea not null,
+    space_id bytea not null,
+    day integer not null,
+    used_bytes bigint not null,
+    primary key (account_id, space_id, day),
+    foreign key (account_id, space_id) references space on delete cascade
+) partition by hash (account_id);
+
 -- Sixteen partitions: each is vacuumed by itself, several at once, and stays small
 -- enough for that up to some terabytes in all; more would make every plan longer and
 -- gain nothing on one machine.  The number stays for the life of a database.
@@ -210,7 +270,9 @@ declare
     whole text;
     part integer;
 begin
-    foreach whole in array array['space', 'collection', 'change', 'counter', 'receipt', 'witness'] loop
+    foreach whole in array array[
+        'space', 'collection', 'change', 'counter', 'receipt', 'witness', 'audit', 'growth'
+    ] loop
         for part in 0..15 loop
             execute format(
                 'create table %I partition of %I for values with (modulus 16, remainder %s)%s',
@@ -419,7 +481,7 @@ begin
     end;
 end $$;
 
--- The drafts of the plain accounts: see append_batch, which has judged them.
+-- The drafts of the plain accounts: see append_all, which has judged them.
 create function append_plain(
     account_ids bytea[], device_ids bytea[], space_ids bytea[], space_account integer[],
     log_ids bytea[], log_space integer[], writer_log integer[], writer_device integer[],
@@ -512,14 +574,15 @@ end $$;
 -- neither purge nor wipe, and fits.  The drafts of all plain accounts are kept by a
 -- few statements over all of them; those of the others one after another.
 --
--- Out comes for each device whether it may append, for each account what it used
--- before, and for each draft what append_draft gives.  codes is null when all is well.
+-- Out comes for each device why it may not append, null when it may; for each account
+-- what it used before; and for each draft what append_draft gives.  codes is null when
+-- all is well.
 --
 -- Plans must not depend on how full the tables happened to be when they were made, and
 -- planning for sixteen partitions costs more than doing: plans are made once, and every
 -- look-up is by index, one row at a time.  A subquery that could be turned into a hash
 -- of a whole table is written so that it cannot be.
-create function append_batch(
+create function append_all(
     account_ids bytea[],
     device_ids bytea[], device_account integer[],
     space_ids bytea[], space_account integer[],
@@ -530,7 +593,7 @@ create function append_batch(
     draft_writer integer[], draft_kind smallint[], draft_conditional boolean[], draft_record bytea[],
     draft_change bytea[], draft_counter bigint[], draft_base bytea[], draft_upto bigint[], draft_sealed bytea[],
     now_s double precision, now_ms bigint, collections_max integer, default_quota bigint,
-    out alive boolean[], out used_before bigint[],
+    out closings text[], out used_before bigint[],
     out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
 ) language plpgsql set search_path from current
     set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -560,14 +623,22 @@ begin
     -- What stands, seen after the lock.
     select array_agg(coalesce((select sum(s.used_bytes) from space as s where s.account_id = a.id), 0)::bigint
                      order by a.n),
-           array_agg(coalesce((select t.quota_bytes from account as t where t.account_id = a.id), default_quota)
-                     order by a.n)
+           array_agg(coalesce((
+               select case when t.paid_until <= now_s then null else t.quota_bytes end
+               from account as t where t.account_id = a.id
+           ), default_quota) order by a.n)
         into used_before, quotas from unnest(account_ids) with ordinality as a(id, n);
-    select array_agg(1 = (
-               select count(*) from device as v
-               where v.account_id = account_ids[d.of_account] and v.device_id = d.id and v.revoked_at is null
-           ) order by d.n)
-        into alive from unnest(device_ids, device_account) with ordinality as d(id, of_account, n);
+    select array_agg(case
+               when 1 > (
+                   select count(*) from device as v
+                   where v.account_id = account_ids[d.of_account] and v.device_id = d.id and v.revoked_at is null
+               ) then 'revoked'
+               else (
+                   select case when t.suspended_at is not null then 'suspended' when t.moving_to <> '' then 'moving' end
+                   from account as t where t.account_id = account_ids[d.of_account]
+               )
+           end order by d.n)
+        into closings from unnest(device_ids, device_account) with ordinality as d(id, of_account, n);
     select array_agg(locked[s.of_account] and 1 = (
                select count(*) from space as t where t.account_id = account_ids[s.of_account] and t.space_id = s.id
            ) order by s.n)
@@ -597,7 +668,7 @@ begin
                coalesce(bool_or(kind <> 8) over (
                    of_record rows between 1 following and unbounded following
                ), false) as replaced,
-               alive[writer_device[writer]] and there[log_space[log]]
+               closings[writer_device[writer]] is null and there[log_space[log]]
                and kind in (1, 2, 6, 8)
                and counter = lasts[writer] + row_number() over of_writer
                and (not conditional or base = coalesce(
@@ -656,7 +727,7 @@ begin
             continue when plain[this_account] or lo > hi;
             seqs[lo:hi] := array_fill(0::bigint, array[hi - lo + 1]);
             mores[lo:hi] := array_fill(null::bigint, array[hi - lo + 1]);
-            continue when not alive[append_device[i]];
+            continue when closings[append_device[i]] is not null;
             if not there[append_space[i]] then
                 codes[lo:hi] := array_fill('not_found'::text, array[hi - lo + 1]);
                 continue;
@@ -679,13 +750,22 @@ begin
     end if;
 end $$;
 
--- Keep a device's newest witness; false when it is none, or device or collection are not there.
+-- Keep a device's newest witness; false when it is none, or device or collection are not there; null when the
+-- account is moving.
 create function put_witness(
     the_account bytea, the_space bytea, the_collection bytea, the_device bytea, the_counter bigint, the_sealed bytea
 ) returns boolean language plpgsql set search_path from current as $$
 begin
     -- Before the device is looked at: revoking waits for this, or this for it.
     perform from space where account_id = the_account and space_id = the_space for no key update;
+    if exists (
+        select from account as a join device as d on d.account_id = a.account_id
+        join collection as c on c.account_id = a.account_id
+        where a.account_id = the_account and a.moving_to <> '' and d.device_id = the_device and d.revoked_at is null
+        and c.space_id = the_space and c.collection_id = the_collection
+    ) then
+        return null;
+    end if;
     insert into witness as w (account_id, collection, device_id, counter, sealed)
         select the_account, number, the_device, the_counter, the_sealed from collection
         where account_id = the_account and space_id = the_space and collection_id = the_collection
@@ -699,7 +779,7 @@ end $$;
 
 -- Drop up to changes_max changes that were replaced before that time, the longest
 -- replaced first, and leave receipts; how many.  What another replica has dropped
--- meanwhile is not counted.
+-- meanwhile is not counted.  Accounts that are moving stay as they are.
 create function compact(before double precision, changes_max integer) returns bigint
     language plpgsql set search_path from current
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -711,7 +791,10 @@ declare
 begin
     select array_agg(account_id), array_agg(collection), array_agg(seq) into accounts, collections, seqs
         from (
-            select account_id, collection, seq from change where replaced_at is not null and replaced_at < before
+            select account_id, collection, seq from change as c
+            where replaced_at is not null and replaced_at < before and 1 = (
+                select count(*) from account as a where a.account_id = c.account_id and a.moving_to = ''
+            )
             order by replaced_at limit changes_max
         ) as old;
     if accounts is null then
@@ -720,7 +803,9 @@ begin
     perform lock_spaces(array(select distinct id from unnest(accounts) as a(id)));
     with gone as (
         delete from change as c using unnest(accounts, collections, seqs) as o(account, collection, seq)
-        where c.account_id = o.account and c.collection = o.collection and c.seq = o.seq
+        where c.account_id = o.account and c.collection = o.collection and c.seq = o.seq and 1 = (
+            select count(*) from account as a where a.account_id = o.account and a.moving_to = ''
+        )
         returning c.account_id, c.collection, c.device_id, c.counter, c.seq, c.sealed
     ), left_behind as (
         insert into receipt (account_id, collection, device_id, counter, seq, hash16)

@@ -8,39 +8,65 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub import __version__
+from hub.commands import FAILED, MISUSED, OK, fail, loaded, own_name, run
 
 if TYPE_CHECKING:
     from hub.config import Settings
     from hub.running import RunningHub
 
-OK, FAILED, MISUSED = 0, 1, 2
-INVITE_DAYS = 7
 HEALTH_WITHIN_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["folder"]:
-        from hub.folder.cli import main as folder
-
-        return folder(arguments[1:])
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
+        if arguments and arguments[0] in ROOMS:
+            return _in_its_room(arguments)
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except ModuleNotFoundError as exc:
         if exc.name and exc.name.partition(".")[0] == "hub":
             raise
-        return _fail(f"{exc.name} is missing; install the server with: pip install 'sync-hub[server]'")
+        return fail(f"{exc.name} is missing; install the server with: pip install 'sync-hub[server]'")
+
+
+# Commands with words of their own, which their rooms parse.
+ROOMS = {
+    "folder": "keep a folder the same on all your devices (hub folder --help)",
+    "admin": "accounts, invitations, quotas and what the hub knows of its own state (hub admin --help)",
+    "backup": "write everything the hub keeps into one file, also while it runs",
+    "restore": "fill an empty hub from such a file; the devices bring what is newer",
+    "move": "take accounts to another hub, with the devices following",
+    "doctor": "tell what is wrong with this hub and the way to it, and what to do",
+}
+
+
+def _in_its_room(arguments: list[str]) -> int:
+    match arguments[0]:
+        case "folder":
+            from hub.folder.cli import main as folder
+
+            return folder(arguments[1:])
+        case "admin":
+            from hub.admin.cli import main as admin
+
+            return admin(arguments[1:])
+        case "doctor":
+            from hub.doctor.cli import main as doctor
+
+            return doctor(arguments[1:])
+        case _:
+            from hub.backup.cli import main as backup
+
+            return backup(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,10 +87,6 @@ def _parser() -> argparse.ArgumentParser:
 
     settings = commands.add_parser("settings", help="print all settings, with their meaning, as a TOML file")
     settings.set_defaults(command=_settings)
-
-    invite = commands.add_parser("invite", help="make an invitation, for hubs with sign_up = invite")
-    invite.add_argument("--days", type=int, default=INVITE_DAYS, help=f"how long it holds (default {INVITE_DAYS})")
-    invite.set_defaults(command=_invite)
 
     migrate = commands.add_parser("migrate", help="Postgres: make the tables, or bring them to this version")
     migrate.add_argument(
@@ -88,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     pepper.set_defaults(command=_add_pepper)
 
-    commands.add_parser("folder", help="keep a folder the same on all your devices (hub folder --help)")
+    for name, about in ROOMS.items():
+        commands.add_parser(name, help=about)
     return parser
 
 
@@ -97,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _loaded(options)
-    return _run(settings, _serve_until_told) if settings else MISUSED
+    return run(settings, _serve_until_told) if settings else MISUSED
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -118,22 +141,6 @@ def _settings(options: argparse.Namespace) -> int:
     return OK
 
 
-def _invite(options: argparse.Namespace) -> int:
-    async def make(settings: Settings) -> int:
-        from hub.accounts import add_invite
-        from hub.keepers import open_store
-
-        store = await open_store(settings)
-        try:
-            print(await add_invite(store, options.days * 86_400.0))
-        finally:
-            await store.close()
-        return OK
-
-    settings = _loaded(options)
-    return _run(settings, make) if settings else MISUSED
-
-
 def _mark_restored(options: argparse.Namespace) -> int:
     async def mark(settings: Settings) -> int:
         from hub.keepers import open_store
@@ -147,7 +154,7 @@ def _mark_restored(options: argparse.Namespace) -> int:
         return OK
 
     settings = _loaded(options)
-    return _run(settings, mark) if settings else MISUSED
+    return run(settings, mark) if settings else MISUSED
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -162,8 +169,8 @@ def _migrate(options: argparse.Namespace) -> int:
     if settings is None:
         return MISUSED
     if not settings.database_url:
-        return _fail("database_url is not set; a hub on SQLite migrates by itself when it starts.")
-    return _run(settings, migrate)
+        return fail("database_url is not set; a hub on SQLite migrates by itself when it starts.")
+    return run(settings, migrate)
 
 
 def _make_secrets(options: argparse.Namespace) -> int:
@@ -177,7 +184,7 @@ def _make_secrets(options: argparse.Namespace) -> int:
     try:
         make(settings.secrets_path(), secrets.token_bytes)
     except BadSecrets as exc:
-        return _fail(str(exc))
+        return fail(str(exc))
     print(f"Made {settings.secrets_path()}. Every replica needs this same file; keep a copy apart from your backups.")
     return OK
 
@@ -191,7 +198,7 @@ def _health(options: argparse.Namespace) -> int:
     try:
         status, text = _readiness(settings)
     except (OSError, http.client.HTTPException) as exc:
-        return _fail(f"port {settings.port}: {exc}")
+        return fail(f"port {settings.port}: {exc}")
     print(text)
     return OK if status == http.client.OK else FAILED
 
@@ -225,7 +232,7 @@ def _add_pepper(options: argparse.Namespace) -> int:
     try:
         add_pepper(settings.secrets_path(), secrets.token_bytes)
     except BadSecrets as exc:
-        return _fail(str(exc))
+        return fail(str(exc))
     print("Added. Restart the hub: it wraps all address tags before it serves.")
     return OK
 
@@ -267,12 +274,12 @@ def _welcome(hub: RunningHub, settings: Settings) -> str:
     codes = f"mailed by {settings.smtp_host}" if settings.smtp_host else "printed here, since no mail server is set"
     who = {
         "closed": "the first person who signs in; after that nobody new (HUB_SIGN_UP)",
-        "invite": "whoever has an invitation (hub invite)",
+        "invite": "whoever has an invitation (hub admin invite)",
         "allowlist": "the addresses on the allowlist",
         "open": "everybody",
     }[settings.sign_up]
     data = "in Postgres" if settings.database_url else settings.data_dir.resolve()
-    keys, command = settings.secrets_path(), _own_name()
+    keys, command = settings.secrets_path(), own_name()
     note = (
         "made just now; keep a copy apart from your backups"
         if hub.secrets_made
@@ -302,44 +309,8 @@ All settings: {command} settings     Health: {hub.url}/healthz     Stop: Ctrl-C
 # --- small things ----------------------------------------------------------------------------
 
 
-def _own_name() -> str:
-    """What a person types in this folder to reach this very program."""
-    import shutil
-
-    program = Path(sys.argv[0])
-    if program.name != "hub":
-        return f"{sys.executable} -m hub"
-    return "hub" if shutil.which("hub") == str(program.absolute()) else os.path.relpath(program)
-
-
 def _loaded(options: argparse.Namespace) -> Settings | None:
-    """The settings, or None after telling every fault."""
-    from hub.config import load
-
-    names = ("host", "port", "data_dir")
-    settings, faults = load(os.environ, None, {name: getattr(options, name, None) for name in names})
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    return None if faults else settings
-
-
-def _run(settings: Settings, work: Callable[[Settings], Coroutine[object, object, int]]) -> int:
-    from hub.errors import StoreUnavailable
-    from hub.keepers import BadSetting
-    from hub.secrets import BadSecrets
-    from hub.store import SchemaTooNew, SchemaTooOld
-
-    try:
-        return asyncio.run(work(settings))
-    except (BadSecrets, BadSetting, SchemaTooNew, SchemaTooOld, StoreUnavailable) as exc:
-        return _fail(str(exc))
-    except OSError as exc:
-        return _fail(f"{settings.host}:{settings.port}: {exc.strerror or exc}")
-
-
-def _fail(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return FAILED
+    return loaded({name: getattr(options, name, None) for name in ("host", "port", "data_dir")})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ file that ``hub settings`` prints, the page docs/settings.md and the faults that
 A value comes from the first of: the command line, the environment
 (``HUB_PORT``), the TOML file that ``HUB_CONFIG`` names, the default.  A secret may
 stand in a file of its own (``HUB_SMTP_PASSWORD_FILE``).  Every default works on a
-laptop.  Only ``running.py`` and ``cli.py`` read settings; every other room takes plain
-arguments.
+laptop.  Only the rooms that put a hub together or command one read settings; every
+other room takes plain arguments.
 """
 
 # ruff: noqa: RUF009 -- a field made by _setting is a field, not a shared value

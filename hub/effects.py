@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from hub.bus import PairingPassed, Signalled
 from hub.store import Append, Device, Space
@@ -19,12 +19,21 @@ from hub.wire.codec import encode
 # --- effects ---------------------------------------------------------------------------------
 
 
+class Began(NamedTuple):
+    """A device begins to follow a collection: how much of what it has still counts, and what it has to catch up."""
+
+    how: Literal["kept", "new_incarnation", "from_start"]
+    behind: int  # seqs, not all of which have a change any more
+
+
 class Send(NamedTuple):
     """Put this frame into the session's queue; the rest is for the metrics."""
 
     frame: bytes
     refusal: str = ""
     changes: int = 0
+    appended_at: float = 0.0  # the newest of the changes, when the device was following before it came
+    began: tuple[Began, ...] = ()
 
 
 class Close(NamedTuple):
@@ -56,14 +65,24 @@ class LeavePairing(NamedTuple):
     """The pairing is over: hear nothing more of its channel."""
 
 
-Effect = Send | Close | LetIn | Opened | Ask | LeavePairing
+class Noticed(NamedTuple):
+    """Something for the account's audit list, which adds up: "key_refused" or "proof_refused"."""
+
+    what: str
+    space_id: SpaceId
+
+
+Effect = Send | Close | LetIn | Opened | Ask | LeavePairing | Noticed
 
 
 # --- what a session asks for -----------------------------------------------------------------
 
 
 class LookUp(NamedTuple):
-    """The device by its id, with its account.  Answer: ``Known``, or None when it is unknown or revoked."""
+    """The device by its id, with its account.
+
+    Answer: ``Known``, ``MovedDevice`` when its account lives elsewhere, or None when it is unknown or revoked.
+    """
 
     device_id: DeviceId
 
@@ -91,6 +110,12 @@ class MakeSpace(NamedTuple):
 
 class ListSpaces(NamedTuple):
     """Answer: the account's spaces."""
+
+
+class TrustForKey(NamedTuple):
+    """The device, on probation, has proved the keys of these spaces.  Answer: None."""
+
+    space_ids: tuple[SpaceId, ...]
 
 
 class ReadStates(NamedTuple):
@@ -163,13 +188,19 @@ class Known(NamedTuple):
     quota_bytes: int
     used_bytes: int
     account_deleted_at: float
+    closing: str = ""  # why no device of the account may come in
+    address_known: bool = True
+    plan: str = ""
+    paid_until: float = 0.0
+    operator: bool = False
 
 
 class Served(NamedTuple):
-    """The answer to an account verb, and until when a fresh code holds (0 = unchanged)."""
+    """The answer to an account verb, and until when a fresh code and an operator's code hold (0 = unchanged)."""
 
     message: m.Message
     fresh_code_until: float = 0.0
+    operator_until: float = 0.0
 
 
 # --- the desk --------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ REFUSALS: dict[str, RefusalKind] = {
     "forbidden": RefusalKind(False, "this device's scope does not allow that"),
     "probation": RefusalKind(False, "this device is on probation; an older device can approve it"),
     "fresh_code_needed": RefusalKind(False, "type a new code from the e-mail first"),
+    "operator_code_needed": RefusalKind(False, "enter the code of the authenticator app first"),
+    "wrong_code": RefusalKind(False, "that code is wrong, or was used already; wait for the next one"),
     # one draft of an append
     "bad_draft": RefusalKind(False, "the sealed header does not fit this session, space or collection"),
     "too_large": RefusalKind(False, "the draft is larger than this hub takes"),
@@ -113,10 +115,13 @@ CLOSINGS: dict[str, ClosingKind] = {
     "rate_limited": ClosingKind(4029, "too many messages after being asked to slow down"),
     "overloaded": ClosingKind(4013, "the hub has too many sessions"),
     "internal": ClosingKind(4011, "something went wrong in the hub"),
+    "moving": ClosingKind(4014, "the account is being moved to another hub; come back"),
     "malformed": ClosingKind(4500, "a frame was not a message of this protocol"),
     "auth_failed": ClosingKind(4501, "unknown device, wrong signature or wrong hub address"),
     "revoked": ClosingKind(4503, "this device was revoked"),
     "account_deleted": ClosingKind(4504, "the account was deleted"),
+    "suspended": ClosingKind(4505, "the operator has suspended the account"),
+    "moved": ClosingKind(4506, "the account lives at another hub now"),
     "replaced": ClosingKind(4509, "the same device connected elsewhere"),
     "version": ClosingKind(4510, "no protocol version in common"),
 }

@@ -82,7 +82,7 @@ class Fanout:
         await asyncio.gather(*self._comparing, return_exceptions=True)
 
     def device_ids(self) -> set[DeviceId]:
-        """The devices of all sessions here, for the revocation re-check."""
+        """The devices of all sessions here, to ask which of them are stopped."""
         return {member.device_id for members in self._members.values() for member in members}
 
     def members_of_devices(self, device_ids: set[DeviceId]) -> list[Member]:

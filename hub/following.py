@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 from hub.bus import HeadMoved, Witnessed
-from hub.effects import Ask, Desk, Effect, ReadPage, ReadStates, ReadWitnesses, Send
+from hub.effects import Ask, Began, Desk, Effect, ReadPage, ReadStates, ReadWitnesses, Send
 from hub.errors import Refusal
 from hub.store import CollectionState, Page
 from hub.subscription import Deliver, DeliverHead, Read, Step, Subscription
@@ -96,15 +97,21 @@ class Following:
         self, message: m.Subscribe, opening: Sequence[Subscription], states: Sequence[CollectionState]
     ) -> list[Effect]:
         parts: list[m.SubscribedPart] = []
+        began: list[Began] = []
         effects: list[Effect] = []
         for cursor, subscription, state in zip(message.cursors, opening, states, strict=True):
-            after = cursor.seq if cursor.incarnation == self._incarnation else 0
+            kept = cursor.incarnation == self._incarnation
+            after = cursor.seq if kept else 0
+            how: Literal["kept", "new_incarnation", "from_start"] = (
+                "from_start" if cursor.seq == 0 else "kept" if kept else "new_incarnation"
+            )
+            began.append(Began(how, max(0, state.head - after)))
             parts.append(m.SubscribedPart(state.collection_id, state.head, after, state.counter))
             if self._follows(subscription):
                 effects += self._carry(subscription, subscription.opened(after, state.head))
                 effects.append(self._send_witnesses((message.space_id, state.collection_id), again=True))
         subscribed = m.Subscribed(message.request, message.space_id, self._incarnation, parts)
-        return [self._desk.send(subscribed), *effects]
+        return [self._desk.send(subscribed)._replace(began=tuple(began)), *effects]
 
     def _follows(self, subscription: Subscription) -> bool:
         return self._subscriptions.get((subscription.space_id, subscription.collection_id)) is subscription
@@ -217,7 +224,9 @@ class Following:
         if ahead:
             self._own_seqs[key] = ahead
         send = self._desk.send(m.Changes(*key, step.after, step.upto, step.head, parts))
-        return send._replace(changes=len(parts))
+        newest = step.changes[-1] if step.changes else None
+        live = newest is not None and newest.seq > subscription.caught_up_at
+        return send._replace(changes=len(parts), appended_at=newest.appended_at_ms / 1_000 if newest and live else 0.0)
 
     # --- heads ---
 

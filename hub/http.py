@@ -101,6 +101,7 @@ class Http:
         trusted_proxies: Sequence[str],
         allowed_origins: Sequence[str],
         pages: Pages | None = None,
+        mark: str = "",
     ) -> None:
         self.draining = False
         self.hub_urls: Sequence[str] = ()  # known once the port is bound
@@ -112,6 +113,7 @@ class Http:
         self._trusted: list[Network] = [ipaddress.ip_network(proxy) for proxy in trusted_proxies]
         self._origins = set(allowed_origins)
         self._pages = pages or Pages(None, None)
+        self._mark = mark
         self._under_way = 0  # bytes of files that sockets have not taken yet
 
     def visitor(self, socket: ServerConnection) -> Visitor:
@@ -203,6 +205,7 @@ class Http:
     def _discovery(self) -> Response:
         known = {
             "urls": list(self.hub_urls),
+            "mark": self._mark,
             "protocol": [PROTOCOL_VERSION],
             "sign_up": self._sign_up,
             "limits": {name: getattr(self._limits, name) for name in Limits.__dataclass_fields__},

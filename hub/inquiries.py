@@ -2,7 +2,7 @@
 
 When a replica goes, its devices come to the others within seconds, and each brings
 nearly the same questions.  ``Shared`` gives everybody the one answer that is on its way
-or fresh enough; ``Life`` remembers the name of the log's life; ``Revocations`` asks
+or fresh enough; ``Life`` remembers the name of the log's life; ``Stopped`` asks
 for a thousand devices in one call.  A question is a task of its own: who gives up
 waiting does not spoil it for the others.
 """
@@ -80,16 +80,19 @@ class Life:
         return self._last
 
 
-class Revocations:
-    """Which devices are revoked or gone."""
+class Stopped:
+    """Which devices may not be here, and the closing that tells them why."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[DeviceId, asyncio.Future[bool]] = {}
+        self._waiting: dict[DeviceId, asyncio.Future[str]] = {}
         self._asking: asyncio.Task[None] | None = None
 
-    async def is_revoked(self, device_id: DeviceId) -> bool:
-        """Whether the store says so, asked after this call began.  Raises ``StoreUnavailable``."""
+    async def closing(self, device_id: DeviceId) -> str:
+        """What the store says of the device, asked after this call began; empty when it may be here.
+
+        Raises ``StoreUnavailable``.
+        """
         answer = self._waiting.get(device_id)
         if answer is None:
             answer = self._waiting[device_id] = asyncio.get_running_loop().create_future()
@@ -97,13 +100,13 @@ class Revocations:
             self._asking = asyncio.create_task(self._ask_on())
         return await asyncio.shield(answer)
 
-    async def among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
-        """Those that are revoked, however many are named.  Raises ``StoreUnavailable``."""
+    async def among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
+        """Those that may not be here, however many are named, each with its closing.  Raises ``StoreUnavailable``."""
         left = iter(device_ids)
-        revoked: set[DeviceId] = set()
+        stopped: dict[DeviceId, str] = {}
         while some := list(islice(left, DEVICES_PER_QUESTION_MAX)):
-            revoked |= await self._store.revoked_among(some)
-        return revoked
+            stopped |= await self._store.stopped_among(some)
+        return stopped
 
     async def _ask_on(self) -> None:
         """One question at a time; while it is under way the next one collects itself."""
@@ -111,10 +114,10 @@ class Revocations:
             some = list(islice(self._waiting, DEVICES_PER_QUESTION_MAX))
             answers = {device_id: self._waiting.pop(device_id) for device_id in some}
             try:
-                revoked = await self._store.revoked_among(some)
+                stopped = await self._store.stopped_among(some)
             except Exception as exc:
                 for answer in answers.values():
                     answer.set_exception(exc)
             else:
                 for device_id, answer in answers.items():
-                    answer.set_result(device_id in revoked)
+                    answer.set_result(stopped.get(device_id, ""))

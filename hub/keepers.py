@@ -67,6 +67,26 @@ async def open_store(settings: Settings, *, within_s: float = 0.0) -> Store:
             return store
 
 
+async def open_to_read(settings: Settings) -> Store:
+    """The store the settings name, open for reading; on SQLite also beside the hub that owns the file.
+
+    On SQLite a write raises ``StoreUnavailable``; on Postgres nothing keeps you from writing.  Raises as
+    ``open_store``.
+    """
+    if settings.database_url:
+        return await open_store(settings)
+    from hub.store.sqlite import SqliteStore
+
+    store = SqliteStore(
+        settings.data_dir / DATABASE_FILE,
+        limits=settings.limits(),
+        quota_bytes=settings.policy().quota_bytes,
+        read_only=True,
+    )
+    await store.open()
+    return store
+
+
 def make_bus(settings: Settings, secrets: Secrets, metrics: Metrics) -> Bus:
     """The bus the settings name, not yet opened.  Raises ``BadSetting``."""
     if not settings.redis_url:
@@ -77,6 +97,12 @@ def make_bus(settings: Settings, secrets: Secrets, metrics: Metrics) -> Bus:
 
     connected: Callable[[bool], None] = metrics.bus_connected.set
     try:
-        return RedisBus(settings.redis_url, secrets.internal_key, connected=connected, counted=metrics.notices.add)
+        return RedisBus(
+            settings.redis_url,
+            secrets.internal_key,
+            connected=connected,
+            counted=metrics.notices.add,
+            took=metrics.bus_seconds.observe,
+        )
     except ValueError as fault:
         raise BadSetting(f"redis_url: {fault}") from None

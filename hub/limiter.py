@@ -145,6 +145,8 @@ class CodeLimits:
     accounts: tuple[Span, ...] = (Span(5, DAY_S),)  # new ones from one IPv4 address or IPv6 /64
     pairings: tuple[Span, ...] = (Span(3, 180.0), Span(30, DAY_S))  # opened by an account's devices; each lasts 180 s
     newcomers: tuple[Span, ...] = (Span(20, HOUR_S),)  # to pairings, from one IPv4 address or IPv6 /64
+    operator: tuple[Span, ...] = (Span(5, 900.0),)  # codes of an authenticator app, by account
+    spaces: tuple[Span, ...] = (Span(100, DAY_S),)  # new ones of an account: each leaves a line in its audit list
 
     def stranger(self) -> tuple[Span, ...]:
         """What one network may use of an address's budget: half, so that a stranger cannot lock its owner out."""
@@ -154,6 +156,7 @@ class CodeLimits:
         """After so many seconds nothing that was counted decides anything."""
         every = (
             self.address, self.near, self.wide, self.origin, self.hub, self.accounts, self.pairings, self.newcomers,
+            self.operator, self.spaces,
         )  # fmt: skip
         return max(span.seconds for spans in every for span in spans)
 
@@ -203,6 +206,14 @@ class CodeLimiter:
     def newcomer(self, ip: str) -> Charge:
         """What a device that comes to a pairing without being known is taken from."""
         return self._charge(b"newcomers", prefixes_of(ip).near, self._limits.newcomers)
+
+    def operator(self, account_id: bytes) -> Charge:
+        """What a code of an authenticator app, typed for this account, is taken from."""
+        return self._charge(b"operator", account_id, self._limits.operator)
+
+    def space(self, account_id: bytes) -> Charge:
+        """What a new space of this account is taken from."""
+        return self._charge(b"spaces", account_id, self._limits.spaces)
 
     def hub(self) -> Charge:
         """What all codes are taken from."""

@@ -18,6 +18,7 @@ from hub.errors import CLOSINGS, REFUSALS
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SEQS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -146,8 +147,18 @@ class Metrics:
         self.drafts = CounterBy("hub_drafts_total", "Drafts answered, by answer.", "answer", ["appended", *REFUSALS])
         self.append_batch = Histogram("hub_append_batch_drafts", "Drafts in one transaction.", COUNTS)
         self.append_seconds = Histogram("hub_append_seconds", "From an append's arrival to its answer.", SECONDS)
+        self.delivery_seconds = Histogram(
+            "hub_delivery_seconds", "From a change's append to the queue of a device that was following.", SECONDS
+        )
         self.store_seconds = Histogram("hub_store_seconds", "One transaction of the store, append or page.", SECONDS)
         self.changes_delivered = Counter("hub_changes_delivered_total", "Changes sent to devices, live or not.")
+        self.recoveries = CounterBy(
+            "hub_recoveries_total",
+            "Collections that devices began to follow, by what became of their cursor.",
+            "result",
+            ["kept", "new_incarnation", "from_start"],
+        )
+        self.behind = Histogram("hub_catch_up_seqs", "How far behind a device was when it began to follow.", SEQS)
         self.pages = Counter("hub_pages_total", "Pages read from the store for devices that were behind.")
         self.compacted = Counter("hub_changes_compacted_total", "Replaced changes dropped after the history window.")
 
@@ -164,6 +175,12 @@ class Metrics:
             "outcome",
             ["sent", "dropped", "received", "refused"],
         )
+        self.bus_seconds = Histogram("hub_bus_seconds", "From handing a notice to Redis to its answer.", SECONDS)
+
+        self.last_backup = Gauge(
+            "hub_last_backup_timestamp_seconds", "When hub backup was last carried out, Unix time; 0: never."
+        )
+        self.disk_free = Gauge("hub_disk_free_bytes", "Free room where data_dir is.")
 
     def all(self) -> list[Metric]:
         """Every metric, in the order of the table."""

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets as random_source
+import shutil
 import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from hub import __version__, log
 from hub import secrets as hub_secrets
-from hub.accounts import Accounts, SignUp
+from hub.accounts import Accounts
 from hub.appender import Appender
 from hub.bus import Bus
+from hub.codes import SignUp
 from hub.config import Settings
+from hub.control import listening
 from hub.errors import StoreUnavailable
 from hub.fanout import Fanout
 from hub.http import Http
@@ -31,6 +35,7 @@ from hub.mail import Mailer
 from hub.mail.console import ConsoleMailer
 from hub.mail.smtp import SmtpMailer
 from hub.metrics import Metrics
+from hub.operating import LAST_BACKUP, House, Operating
 from hub.secrets import Secrets
 from hub.server import HubServer
 from hub.services import Services
@@ -85,6 +90,7 @@ async def running_hub(
         secrets = hub_secrets.load_or_make(settings.secrets_path(), random_source.token_bytes, store_is_empty=empty)
         log.set_up(form=settings.log_format, level=settings.log_level, key=secrets.internal_key, stream=sys.stderr)
         metrics = Metrics(version=__version__, python=sys.version.split()[0], started_at=time.time())
+        metrics.disk_free.read_from(lambda: _free_bytes(settings.data_dir))
         bus = make_bus(settings, secrets, metrics)
         stack.push_async_callback(bus.close)
         await bus.open()
@@ -93,10 +99,12 @@ async def running_hub(
         stack.push_async_callback(accounts.close)
         await accounts.open()
         appender = Appender(store, bus, metrics, wall=time.time)
-        server = _server(settings, store, bus, accounts, appender, metrics)
+        operating = operating_of(settings, store, bus, secrets, sessions=lambda: int(metrics.sessions.get()))
+        server = _server(settings, store, bus, accounts, operating, appender, metrics, hub_secrets.mark(secrets))
         # Devices may dial at once; they are answered when the port's number is known to all.
         port = await server.listen(settings.host, settings.port, settings.hub_urls, _tls(settings))
         hub = RunningHub(server, accounts, store, metrics, settings.host, port, made)
+        await _listen_here(stack, settings, operating)
         work = [appender.run(), server.watch(), _every(upkeep_every_s, lambda: upkeep(hub, settings))]
         async with _background(work, server, appender):
             yield hub
@@ -126,8 +134,31 @@ def _accounts(
     )
 
 
+def operating_of(
+    settings: Settings, store: Store, bus: Bus, secrets: Secrets, *, sessions: Callable[[], int | None] = lambda: None
+) -> Operating:
+    """The operator's verbs on an open store and bus; ``sessions``: how many this process serves."""
+    policy = settings.policy()
+    house = House(
+        name=settings.hub_name,
+        sign_up=settings.sign_up,
+        quota_bytes=policy.quota_bytes,
+        deletion_delay_s=policy.deletion_delay_s,
+        keeps_own_file=not settings.database_url,
+        sessions=sessions,
+    )
+    return Operating(store, bus, secrets, house, random=random_source.token_bytes)
+
+
 def _server(
-    settings: Settings, store: Store, bus: Bus, accounts: Accounts, appender: Appender, metrics: Metrics
+    settings: Settings,
+    store: Store,
+    bus: Bus,
+    accounts: Accounts,
+    operating: Operating,
+    appender: Appender,
+    metrics: Metrics,
+    mark: str,
 ) -> HubServer:
     limits, policy = settings.limits(), settings.policy()
     pages = Pages.of_this_hub(serve_demo=settings.serve_demo)
@@ -142,11 +173,13 @@ def _server(
         trusted_proxies=settings.trusted_proxies if settings.behind_proxy else (),
         allowed_origins=settings.allowed_origins,
         pages=pages,
+        mark=mark,
     )
     services = Services(
         store=store,
         bus=bus,
         accounts=accounts,
+        operating=operating,
         appender=appender,
         metrics=metrics,
         limits=limits,
@@ -182,15 +215,34 @@ def make_mailer(settings: Settings, terminal: TextIO) -> Mailer:
     )
 
 
+async def _listen_here(stack: AsyncExitStack, settings: Settings, operating: Operating) -> None:
+    """Let ``hub admin`` on this machine ask this process, until the stack ends."""
+    # Of several replicas none can close all sessions; whoever operates them goes through database and bus.
+    if settings.redis_url or not settings.data_dir.is_dir():
+        return
+    try:
+        await stack.enter_async_context(listening(settings.data_dir, operating.do_here))
+    except OSError as exc:  # not every file system has sockets; the devices are served all the same
+        log.get().warning("hub admin cannot ask this hub: its folder takes no socket", exc_info=exc)
+
+
 async def upkeep(hub: RunningHub, settings: Settings) -> None:
     """What the hub does by itself now and then: compaction, due deletions, forgetting."""
     now = time.time()
     await hub.accounts.upkeep(now)
     await hub.server.note_seen(int(now // 86_400))
+    hub.metrics.last_backup.set(float(await hub.store.recall(LAST_BACKUP) or 0))
     replaced_before = now - settings.policy().history_window_s
     while dropped := await hub.store.compact(replaced_before, COMPACT_CHANGES_MAX):
         hub.metrics.compacted.add(dropped)
         await asyncio.sleep(0.05)  # let appends through between two rounds
+
+
+def _free_bytes(folder: Path) -> float:
+    """Where a hub keeps nothing of its own the folder may be missing: then of the disk it would be on."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -66,6 +66,11 @@ def fingerprint(secrets: Secrets, generation: int) -> bytes:
     return hashlib.blake2b(known, digest_size=16, person=b"fingerprint").digest()
 
 
+def mark(secrets: Secrets) -> str:
+    """16 hex digits that tell this hub, all its replicas alike, from every other; the hub shows them to everybody."""
+    return hashlib.blake2b(secrets.hub_salt, digest_size=8, person=b"mark").hexdigest()
+
+
 def load(path: Path) -> Secrets:
     """The secrets in a file.  Raises ``BadSecrets``: missing, readable by others, or damaged."""
     try:

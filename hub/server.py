@@ -13,6 +13,7 @@ import contextlib
 import random
 import secrets
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,11 +25,11 @@ from websockets.protocol import State
 
 from hub import log
 from hub.bus import Bus, Notice, SessionOpened
-from hub.effects import AppendDrafts, Ask, Close, Effect, JoinPairing, LeavePairing, LetIn, Opened, Send
-from hub.errors import HubError, Refusal, StoreUnavailable
+from hub.effects import AppendDrafts, Ask, Close, Effect, JoinPairing, LeavePairing, LetIn, Noticed, Opened, Send
+from hub.errors import CLOSINGS, HubError, Refusal, StoreUnavailable
 from hub.fanout import Fanout, Member
 from hub.http import Door, Http
-from hub.inquiries import Revocations
+from hub.inquiries import Stopped
 from hub.meeting import place_of
 from hub.metrics import Metrics
 from hub.services import Services, Visitor
@@ -167,6 +168,8 @@ class Peer(Member):
                     self._close(effect)
                 case Opened(device=device):
                     self._joining = self._spawn(self._join(device))
+                case Noticed():
+                    self._server.services.noticed(effect, self.session)
                 case LeavePairing():
                     self._spawn(self._leave_pairing())
                 case LetIn():
@@ -180,6 +183,11 @@ class Peer(Member):
         metrics.changes_delivered.add(send.changes)
         if send.refusal:
             metrics.refusals.add(send.refusal)
+        if send.appended_at:
+            metrics.delivery_seconds.observe(max(0.0, time.time() - send.appended_at))
+        for began in send.began:
+            metrics.recoveries.add(began.how)
+            metrics.behind.observe(began.behind)
 
     def _ask(self, token: int, what: Any) -> None:
         if isinstance(what, AppendDrafts):
@@ -219,9 +227,9 @@ class Peer(Member):
             order = await self._server.store.session_order()
             self._apply(self.session.ordered(order, self._loop.time()))
             self._announce()
-            # A revocation between the look-up and this moment was published to nobody here.
-            if await self._server.revocations.is_revoked(device.device_id):
-                self._apply(self.session.revoked())
+            # What stopped the device between the look-up and this moment was published to nobody here.
+            if closing := await self._server.stopped.closing(device.device_id):
+                self._apply(self.session.end(closing))
         except Refusal:
             self._apply(self.session.end("overloaded"))
         except StoreUnavailable:
@@ -249,8 +257,8 @@ class Peer(Member):
 
     async def _recheck(self) -> None:
         try:
-            if await self._server.revocations.is_revoked(self.device_id):
-                self._apply(self.session.revoked())
+            if closing := await self._server.stopped.closing(self.device_id):
+                self._apply(self.session.end(closing))
         except StoreUnavailable:
             self._server.recheck_soon()
 
@@ -264,15 +272,25 @@ class Peer(Member):
         self._progress.set()
         self._server.metrics.closings.add(close.name)
         log.get().debug("session closed", closing=close.name, device=self.device_id)
-        self._spawn(self._shut(close.code, close.reason))
+        self._spawn(self._shut(close))
 
-    async def _shut(self, code: int, reason: str) -> None:
+    async def _shut(self, close: Close) -> None:
+        if close.name == "revoked" and await self._has_moved():
+            close = Close("moving", CLOSINGS["moving"].code, "moving")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_WITHIN_S):
                 while self._out:
                     self._flushed.clear()
                     await self._flushed.wait()
-        await self._socket.close(code, reason)
+        await self._socket.close(close.code, close.reason)
+
+    async def _has_moved(self) -> bool:
+        """Whether the device is gone from here because its account moved: it shall come back and be told where to."""
+        try:
+            async with asyncio.timeout(FLUSH_WITHIN_S):
+                return bool(self.device_id) and await self._server.store.moved_device(self.device_id) is not None
+        except (StoreUnavailable, TimeoutError):
+            return False
 
     # --- time ---
 
@@ -343,7 +361,7 @@ class HubServer:
         self.sign_up = sign_up
         self.limits = limits
         self.policy = policy
-        self.revocations = Revocations(store)
+        self.stopped = Stopped(store)
         self.seen: set[DeviceId] = set()
         self._http = http
         self._door = Door(sessions_max=sessions_max)
@@ -428,9 +446,9 @@ class HubServer:
         await self.pairings.close()
 
     async def watch(self, draw: Callable[[], float] = random.random) -> None:
-        """For ever: close sessions of revoked devices, and those of an earlier life of the log.
+        """For ever: close sessions of devices that may not be here, and those of an earlier life of the log.
 
-        The net under lost notices.  Revocations are asked for every ``revocation_recheck_s``
+        The net under lost notices.  Who is stopped is asked for every ``revocation_recheck_s``
         less up to twice ``LOOK_EVERY_S``, so that replicas do not all ask at once; a look
         that failed is repeated with the next, ``LOOK_EVERY_S`` later.
         """
@@ -441,21 +459,22 @@ class HubServer:
             try:
                 await self.end_earlier_lives()
                 if loop.time() >= self._recheck_at:
-                    await self.recheck_revocations()
+                    await self.recheck_stopped()
                     self._recheck_at = loop.time() + self.policy.revocation_recheck_s - 2 * LOOK_EVERY_S * draw()
             except StoreUnavailable:
                 log.get().debug("the store does not answer; looking again soon")
             except Exception as exc:
                 log.get().error("looking after the sessions failed", exc_info=exc)
 
-    async def recheck_revocations(self) -> None:
-        """Close sessions whose device is revoked.  Raises ``StoreUnavailable``."""
-        for member in self.fanout.members_of_devices(await self.revocations.among(self.fanout.device_ids())):
+    async def recheck_stopped(self) -> None:
+        """Close sessions whose device is revoked, or whose account is stopped.  Raises ``StoreUnavailable``."""
+        closing_by_device = await self.stopped.among(self.fanout.device_ids())
+        for member in self.fanout.members_of_devices(set(closing_by_device)):
             assert isinstance(member, Peer)
-            member.apply(member.session.revoked())
+            member.apply(member.session.end(closing_by_device[member.device_id]))
 
     def recheck_soon(self) -> None:
-        """Let ``watch`` ask for revocations with its next look."""
+        """Let ``watch`` ask which devices are stopped with its next look."""
         self._recheck_at = 0.0
 
     async def end_earlier_lives(self) -> None:

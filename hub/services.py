@@ -7,12 +7,13 @@ another account's data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from hub.accounts import Accounts, Caller
+from hub.accounts import Accounts
 from hub.appender import Appender
+from hub.audit import Tallied
 from hub.bus import Bus, Witnessed
 from hub.effects import (
     AppendDrafts,
@@ -23,6 +24,7 @@ from hub.effects import (
     ListSpaces,
     LookUp,
     MakeSpace,
+    Noticed,
     PassOn,
     PassPairing,
     ReadKept,
@@ -31,12 +33,14 @@ from hub.effects import (
     ReadWitnesses,
     Serve,
     Served,
+    TrustForKey,
 )
 from hub.errors import Refusal
 from hub.meeting import place_of
 from hub.metrics import Metrics
+from hub.rights import Caller
 from hub.session import Session
-from hub.store import CollectionState, Device, Page, Store
+from hub.store import CollectionState, Device, MovedDevice, Page, Store
 from hub.terms import Change, CollectionKey, DeviceId, Limits
 from hub.wire import messages as m
 
@@ -47,6 +51,13 @@ class Visitor:
 
     ip: str
     origin: str
+
+
+class Operating(Protocol):
+    """What an operator may have done."""
+
+    async def do(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Do it, durable on return; what the verb gives back.  Raises ``Refusal``."""
 
 
 class Services:
@@ -63,6 +74,7 @@ class Services:
         limits: Limits,
         quota_bytes: int,
         wall: Callable[[], float],
+        operating: Operating | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -73,6 +85,7 @@ class Services:
         self._limits = limits
         self._quota_bytes = quota_bytes
         self._wall = wall
+        self._operating = operating
 
     def append(self, what: AppendDrafts, on_done: Callable[[Any], None]) -> None:
         """Queue drafts for the next batch; ``on_done`` is called with the result or the error."""
@@ -80,6 +93,12 @@ class Services:
             self._appender.submit(what.append, on_done)
         except Refusal as exc:
             on_done(exc)
+
+    def noticed(self, what: Noticed, session: Session) -> None:
+        """Count it for the audit list of the session's account."""
+        assert session.facts is not None, "noticed before the session was ready"
+        device = session.facts.device
+        self._accounts.audit.tally(Tallied(device.account_id, what.what, device.device_id, what.space_id))
 
     async def answer(self, what: Any, session: Session, visitor: Visitor) -> Any:
         """The answer to any question but ``AppendDrafts``, as its class describes it."""
@@ -94,19 +113,21 @@ class Services:
             case Serve(message=message):
                 return await self._serve(message, self._caller(session, visitor), visitor)
             case JoinPairing():
-                await self._accounts.open_pairing(self._caller(session, visitor), visitor.ip)
+                await self._accounts.rights.open_pairing(self._caller(session, visitor), visitor.ip)
                 return None
             case PassPairing(notice=handed):
                 self._bus.publish(place_of(handed.channel), handed)
                 return None
             case MakeSpace(message=message, proof_ok=proof_ok):
-                return await self._accounts.create_space(message, self._require(session, visitor), proof_ok)
+                return await self._accounts.rights.create_space(message, self._require(session, visitor), proof_ok)
         return await self._about_spaces(what, self._require(session, visitor))
 
     async def _about_spaces(self, what: Any, caller: Caller) -> Any:
         match what:
             case ListSpaces():
                 return await self._store.spaces(caller.account_id)
+            case TrustForKey(space_ids=space_ids):
+                return await self._accounts.rights.trust_for_key(space_ids, caller)
             case ReadStates():
                 return await self._states(what, caller)
             case ReadPage():
@@ -124,20 +145,27 @@ class Services:
 
     # --- who ---
 
-    async def _look_up(self, device_id: DeviceId) -> Known | None:
-        device = await self._accounts.authenticate(device_id)
-        return await self._known(device) if device else None
+    async def _look_up(self, device_id: DeviceId) -> Known | MovedDevice | None:
+        device = await self._accounts.look_up(device_id)
+        return await self._known(device) if isinstance(device, Device) else device
 
     async def _known(self, device: Device) -> Known:
-        account, spaces = await self._accounts.ready_facts(device)
+        account, spaces, operator = await self._accounts.ready_facts(device)
+        now = self._wall()
+        own_quota = account.own_quota(now)
         return Known(
             device=device,
             spaces=spaces,
             incarnation=await self.life.now(),
-            server_time=self._wall(),
-            quota_bytes=account.quota_bytes if account.quota_bytes is not None else self._quota_bytes,
+            server_time=now,
+            quota_bytes=own_quota if own_quota is not None else self._quota_bytes,
             used_bytes=account.used_bytes,
             account_deleted_at=account.deleted_at or 0.0,
+            closing=account.closing(),
+            address_known=account.address_known,
+            plan=account.plan,
+            paid_until=account.paid_until or 0.0,
+            operator=operator and self._operating is not None,
         )
 
     def _caller(self, session: Session, visitor: Visitor) -> Caller | None:
@@ -152,6 +180,7 @@ class Services:
             app_id=device.app_id,
             probation_until=device.probation_until,
             fresh_code_until=facts.fresh_code_until,
+            operator_until=facts.operator_until,
             entered=frozenset(facts.entered),
             ip=visitor.ip,
             origin=visitor.origin,
@@ -170,24 +199,50 @@ class Services:
                 await self._accounts.request_code(message, ip=visitor.ip, origin=visitor.origin, caller=caller)
             )
         assert caller is not None, "an account verb before auth"
+        rights = self._accounts.rights
+        match message:
+            case m.ListDevices():
+                return Served(m.DeviceList(message.request, await rights.list_devices(caller)))
+            case m.RevokeDevices():
+                return Served(await rights.revoke_devices(message, caller))
+            case m.ApproveDevice():
+                return Served(await rights.approve_device(message, caller))
+            case m.Vouch():
+                return Served(await rights.vouch(message, caller))
+            case m.ListSpaces():
+                return Served(m.SpaceList(message.request, await rights.list_spaces(caller)))
+            case m.ListAudit():
+                return Served(await rights.list_audit(message, caller))
+            case m.DeleteSpace():
+                return Served(await rights.delete_space(message, caller))
+            case m.DeleteAccount():
+                return Served(await rights.delete_account(message, caller))
+            case m.CancelDeletion():
+                return Served(await rights.cancel_deletion(message, caller))
+        return await self._serve_with_proof(message, caller)
+
+    async def _serve_with_proof(self, message: m.Message, caller: Caller) -> Served:
+        """The verbs of codes, and those that a mailbox alone must not open."""
         match message:
             case m.Confirm():
                 return Served(m.Done(message.request), await self._accounts.confirm(message, caller))
-            case m.ListDevices():
-                return Served(m.DeviceList(message.request, await self._accounts.list_devices(caller)))
-            case m.RevokeDevices():
-                return Served(await self._accounts.revoke_devices(message, caller))
-            case m.ApproveDevice():
-                return Served(await self._accounts.approve_device(message, caller))
-            case m.Vouch():
-                return Served(await self._accounts.vouch(message, caller))
-            case m.DeleteSpace():
-                return Served(await self._accounts.delete_space(message, caller))
-            case m.DeleteAccount():
-                return Served(await self._accounts.delete_account(message, caller))
-            case m.CancelDeletion():
-                return Served(await self._accounts.cancel_deletion(message, caller))
+            case m.ChangeAddress():
+                return Served(await self._accounts.change_address(message, caller))
+            case m.Export():
+                return Served(await self._accounts.export(message, caller))
+            case m.OperatorCode():
+                until = await self._accounts.operator_code(message, caller)
+                return Served(m.Done(message.request), operator_until=until)
+            case m.Operate():
+                return await self._operate(message, caller)
         raise AssertionError(f"no account verb {type(message).__name__}")
+
+    async def _operate(self, message: m.Operate, caller: Caller) -> Served:
+        until = await self._accounts.may_operate(caller)
+        if self._operating is None:
+            raise Refusal("forbidden")
+        result = await self._operating.do(message.verb, message.arguments)
+        return Served(m.Operated(message.request, result), operator_until=until)
 
     # --- reading and witnessing ---
 

@@ -24,6 +24,7 @@ from typing import Any
 from hub import signing
 from hub.bus import (
     AccountChanged,
+    AccountStopped,
     DevicesRevoked,
     HeadMoved,
     Notice,
@@ -47,6 +48,7 @@ from hub.effects import (
     ListSpaces,
     LookUp,
     MakeSpace,
+    Noticed,
     Opened,
     PassOn,
     PassPairing,
@@ -55,13 +57,14 @@ from hub.effects import (
     Send,
     Serve,
     Served,
+    TrustForKey,
     Waiting,
 )
-from hub.errors import Closing, Refusal, StoreUnavailable
+from hub.errors import CLOSINGS, Closing, Refusal, StoreUnavailable
 from hub.following import Following
 from hub.limiter import TokenBucket
 from hub.meeting import Meeting
-from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, Space
+from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, MovedDevice, Space
 from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Incarnation, Kind, Limits, Policy, SpaceId
 from hub.wire import messages as m
 from hub.wire.codec import BadMessage, NotAMessage, UnknownMessage, decode_from_device, encode
@@ -82,9 +85,14 @@ _SERVED = (
     m.RevokeDevices,
     m.ApproveDevice,
     m.Vouch,
+    m.ListSpaces,
+    m.ListAudit,
+    m.ChangeAddress,
     m.DeleteSpace,
     m.DeleteAccount,
     m.CancelDeletion,
+    m.OperatorCode,
+    m.Operate,
 )
 
 
@@ -104,6 +112,7 @@ class Facts:
     device: Device
     following: Following
     fresh_code_until: float = 0.0
+    operator_until: float = 0.0
     entered: dict[SpaceId, int] = field(default_factory=dict)  # key_epoch by space
 
 
@@ -148,9 +157,11 @@ class Session:
         self._handshake = _Handshake()
         self._hello: m.Hello | None = None
         self._known: Known | None = None
+        self._moved: MovedDevice | None = None
         # Half of the queue is for what was asked for, so that pausing comes well before the end.
         self._desk = Desk(limits.queued_bytes_max // 2, self._crowded)
         self._appends_in_flight = 0
+        self._exporting = False  # a piece is being made
         self._message_bucket = TokenBucket(limits.messages_per_s, limits.messages_burst, now)
         self._byte_bucket = TokenBucket(limits.bytes_per_s, limits.bytes_burst, now)
         self._rate_warnings = 0
@@ -231,6 +242,8 @@ class Session:
                 return self._signalled(notice)
             case DevicesRevoked(device_ids=ids):
                 return self._close("revoked") if self.facts.device.device_id in ids else []
+            case AccountStopped(closing=closing):
+                return self._stopped(closing)
             case SessionOpened():
                 return self._another_opened(notice)
             case AccountChanged():
@@ -246,10 +259,6 @@ class Session:
             return []
         assert self.facts is not None
         return self.facts.following.resume()
-
-    def revoked(self) -> list[Effect]:
-        """The store says the device is revoked."""
-        return self._close("revoked") if self.stage != "closed" else []
 
     def ordered(self, order: int, now: float) -> list[Effect]:
         """The store gave this session its order among those of its device: of two the higher one stays."""
@@ -284,7 +293,7 @@ class Session:
         return self._farewell() if self.stage == "ready" else []
 
     def end(self, closing: str) -> list[Effect]:
-        """The shell wants the session closed for a reason of its own."""
+        """The shell wants the session closed: for a reason of its own, or because the store says so."""
         return self._close(closing) if self.stage != "closed" else []
 
     @property
@@ -378,6 +387,8 @@ class Session:
             raise Refusal("overloaded", retry_after_s=1.0)
         if self._leaving and self._leaving.heard:
             raise Refusal("unavailable", "this hub is going away; come back", retry_after_s=self._leaving.retry_after_s)
+        if isinstance(message, m.Export):
+            return self._on_export(message)
         if isinstance(message, _SERVED):
             return self._on_served(message)
         match message:
@@ -419,8 +430,8 @@ class Session:
         self._handshake.hello = frame
         return [self._desk.ask(LookUp(message.device_id), None, self._greet)]
 
-    def _greet(self, known: Known | None) -> list[Effect]:
-        self._known = known
+    def _greet(self, found: Known | MovedDevice | None) -> list[Effect]:
+        self._known, self._moved = (None, found) if isinstance(found, MovedDevice) else (found, None)
         self.stage = "greeted"
         self._deadline = self._auth_deadline
         challenge = encode(
@@ -433,7 +444,7 @@ class Session:
             )
         )
         self._handshake.challenge = challenge
-        return [*([LetIn()] if known else []), self._desk.send_frame(challenge)]
+        return [*([LetIn()] if found else []), self._desk.send_frame(challenge)]
 
     def _on_greeted(self, message: m.Message) -> list[Effect]:
         if isinstance(message, m.Auth):
@@ -450,11 +461,13 @@ class Session:
 
     def _on_auth(self, message: m.Auth) -> list[Effect]:
         # One answer for unknown, revoked (both are None), wrong signature and wrong URL: nothing else is learnt.
-        known = self._known
-        if known is None:
+        known, moved = self._known, self._moved
+        public_key = known.device.device_pk if known else moved.device_pk if moved else None
+        if public_key is None or not self._proved(public_key, message.signature, "auth"):
             return self._close("auth_failed")
-        if not self._proved(known.device.device_pk, message.signature, "auth"):
-            return self._close("auth_failed")
+        if moved:
+            return [self._desk.send(m.Moved(moved.url)), *self._close("moved")]
+        assert known is not None
         return self._begin(known)
 
     def _on_enrol(self, message: m.Enrol) -> list[Effect]:
@@ -475,6 +488,8 @@ class Session:
 
     def _begin(self, known: Known) -> list[Effect]:
         assert self._hello is not None
+        if known.closing:
+            return self._close(known.closing)
         device = known.device
         self.stage = "ready"
         self._known = known
@@ -502,6 +517,10 @@ class Session:
             spaces=[_space_info(space) for space in known.spaces if self._sees(space)],
             probation_until=device.probation_until or 0.0,
             account_deleted_at=known.account_deleted_at,
+            address_known=known.address_known,
+            plan=known.plan,
+            paid_until=known.paid_until,
+            operator=known.operator,
         )
         begun: list[Effect] = [LetIn(), Opened(device), self._desk.send(ready)]
         return [*begun, *self._farewell()] if self._leaving else begun
@@ -551,13 +570,21 @@ class Session:
             if space is None:
                 raise Refusal("not_found")
             if proof.key_epoch < space.key_epoch:
-                raise Refusal("stale_key_epoch")
+                return self._refuse_noticed(message.request, "stale_key_epoch", "key_refused", space.space_id)
             if proof.key_epoch > space.key_epoch or not self._space_proved(
                 space.space_pk, space.space_id, proof.signature
             ):
-                raise Refusal("bad_space_proof")
+                return self._refuse_noticed(message.request, "bad_space_proof", "proof_refused", space.space_id)
             entered[space] = space.key_epoch
-        return self._entered(message.request, entered)
+        if self._me().scope != "account" or self._me().probation_until is None:
+            return self._entered(message.request, entered)
+        # Asked before the answer, so that whatever the device asks for next finds it trusted.
+        trust = TrustForKey(tuple(space.space_id for space in entered))
+        return [self._desk.ask(trust, message.request, lambda _: self._entered(message.request, entered))]
+
+    def _refuse_noticed(self, request: int, code: str, what: str, space_id: SpaceId) -> list[Effect]:
+        """Refuse, and have the person find it in the audit list: it may be somebody with an old key."""
+        return [Noticed(what, space_id), self._refuse(request, Refusal(code))]
 
     def _space_proved(self, space_pk: bytes, space_id: SpaceId, signature: bytes) -> bool:
         handshake = self._handshake
@@ -599,19 +626,22 @@ class Session:
             raise Refusal("overloaded", "wait for the answers to earlier appends", retry_after_s=0.1)
         judged = [self._judge(sealed, message.space_id, key_epoch) for sealed in message.drafts]
         drafts = [draft for draft in judged if isinstance(draft, Draft)]
+        old_key = any(isinstance(j, Answer) and j.code == "stale_key_epoch" for j in judged)
+        noticed: list[Effect] = [Noticed("key_refused", message.space_id)] if old_key else []
         if not drafts or (message.atomic and len(drafts) < len(judged)):
             answers = [Answer(code="atomic_refused") if isinstance(j, Draft) else j for j in judged]
-            return [self._appended(message, answers, 0)]
+            return [*noticed, self._appended(message, answers, 0)]
         self._appends_in_flight += 1
         device = self._me()
         append = Append(device.account_id, message.space_id, device.device_id, drafts, message.atomic)
         return [
+            *noticed,
             self._desk.ask(
                 AppendDrafts(append),
                 message.request,
                 lambda done: self._append_done(message, judged, done),
                 self._append_failed,
-            )
+            ),
         ]
 
     def _judge(self, sealed: bytes, space_id: SpaceId, key_epoch: int) -> Draft | Answer:
@@ -630,8 +660,8 @@ class Session:
 
     def _append_done(self, message: m.Append, judged: Sequence[Draft | Answer], done: Appended) -> list[Effect]:
         self._appends_in_flight -= 1
-        if done.revoked:
-            raise Closing("revoked")
+        if done.closing:
+            raise Closing(done.closing)
         answers = iter(done.answers)
         self._following().appended(message.space_id, done.fresh)
         merged = [next(answers) if isinstance(j, Draft) else j for j in judged]
@@ -759,9 +789,26 @@ class Session:
         def answer(served: Served) -> list[Effect]:
             assert self.facts is not None
             self.facts.fresh_code_until = max(self.facts.fresh_code_until, served.fresh_code_until)
+            self.facts.operator_until = max(self.facts.operator_until, served.operator_until)
             return [self._desk.send(served.message)]
 
         return [self._desk.ask(Serve(message), getattr(message, "request", None), answer)]
+
+    def _on_export(self, message: m.Export) -> list[Effect]:
+        # A piece is large: of many asked for at once none would be bounded by what the queue holds.
+        if self._exporting:
+            raise Refusal("overloaded", "wait for the piece before", retry_after_s=0.1)
+        self._exporting = True
+
+        def answer(served: Served) -> list[Effect]:
+            self._exporting = False
+            return [self._desk.send(served.message)]
+
+        def failed() -> list[Effect]:
+            self._exporting = False
+            return []
+
+        return [self._desk.ask(Serve(message), message.request, answer, failed)]
 
     def _account_changed(self, notice: AccountChanged) -> list[Effect]:
         assert self.facts is not None and self._known is not None
@@ -776,6 +823,11 @@ class Session:
             )
             self.facts.following.leave_space(notice.space_id)
         return [self._desk.send(m.AccountNotice(notice.what, notice.device_id, notice.space_id, notice.at))]
+
+    def _stopped(self, closing: str) -> list[Effect]:
+        # Who is still here when its account has moved comes back, to be told where.
+        name = "moving" if closing == "moved" else closing
+        return self._close(name) if name in CLOSINGS else []
 
     def _another_opened(self, notice: SessionOpened) -> list[Effect]:
         if notice.device_id == self._me().device_id and notice.session_id != self.session_id:

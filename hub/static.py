@@ -1,4 +1,4 @@
-"""The files that a browser gets: the client at /client/, the demo at /demo/, and the page at /.
+"""The files that a browser gets: the client at /client/, the dashboard, the demo, and the page at /.
 
 They are read once, at the start, and held in memory: a request is looked up in a
 table of the paths that exist and touches no disk, so there is no path that leads out
@@ -7,7 +7,8 @@ beyond the limits below is left out of the table, and the hub's log says so.
 
 Every answer carries the same strict policy: a page runs scripts and styles of this hub
 alone, speaks with this hub alone, and stands in nobody's frame.  Other origins get nothing:
-an app that seals its data takes no code from a hub it need not trust.
+an app that seals its data takes no code from a hub it need not trust.  In the dashboard,
+text cannot become markup or script either: it makes no trusted types.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from html import escape
 from http import HTTPStatus
 from importlib.resources import files
@@ -32,6 +33,8 @@ ALL_BYTES_MAX = 8_388_608  # of all files together, as they lie there
 UNDER_WAY_BYTES_MAX = 33_554_432  # handed to sockets that have not taken them yet; beyond it visitors wait
 GZIP_WORTH = 0.9  # a gzipped form is kept when it is smaller than this share
 YEAR_S = 31_536_000
+
+DASHBOARD = "/dashboard/"
 
 KINDS = {
     ".css": "text/css; charset=utf-8",
@@ -76,16 +79,16 @@ class File(NamedTuple):
 class Pages:
     """All files, by path."""
 
-    def __init__(self, client: Path | None, demo: Path | None) -> None:
+    def __init__(self, client: Path | None, demo: Path | None, dashboard: Path | None = None) -> None:
         """``None`` is a folder that is not served; one that does not exist is empty."""
         self.left_out: list[str] = []
         self._files: dict[str, File] = {}
         self._bytes = 0
-        for prefix, folder in (("/client/", client), ("/demo/", demo)):
+        for prefix, folder in (("/client/", client), (DASHBOARD, dashboard), ("/demo/", demo)):
             if folder:
                 self._take(prefix, folder)
         self._folders = {f"/{path.split('/')[1]}" for path in self._files}
-        self._files["/"] = _file("/", KINDS[".html"], _home("/demo" in self._folders))
+        self._files["/"] = _file("/", KINDS[".html"], _home(self._folders))
         self._files["/home.css"] = _file("/home.css", KINDS[".css"], HOME_STYLE)
         if "/client" in self._folders and "/client/" not in self._files:
             self._files["/client/"] = _file("/client/", KINDS[".txt"], self._list_of_client())
@@ -93,8 +96,8 @@ class Pages:
     @classmethod
     def of_this_hub(cls, *, serve_demo: bool) -> Pages:
         """What came with the program: in the package when installed, beside it in a checkout."""
-        client = _folder("web/client", "clients/js/dist")
-        return cls(client, _folder("web/demo", "clients/demo") if serve_demo else None)
+        demo = _folder("web/demo", "clients/demo") if serve_demo else None
+        return cls(_folder("web/client", "clients/js/dist"), demo, _folder("web/dashboard", "clients/dashboard"))
 
     def answer(
         self, path: str, *, if_none_match: str = "", accept_encoding: str = "", hub_urls: Sequence[str] = ()
@@ -105,7 +108,7 @@ class Pages:
         page may dial.
         """
         if path in self._folders:
-            return Answer(HTTPStatus.PERMANENT_REDIRECT, {"Location": f"{path}/", **_guards(hub_urls)}, b"")
+            return Answer(HTTPStatus.PERMANENT_REDIRECT, {"Location": f"{path}/", **_guards(path, hub_urls)}, b"")
         file = self._files.get(path)
         if file is None:
             return None
@@ -115,7 +118,7 @@ class Pages:
             "ETag": tag,
             "Cache-Control": f"public, max-age={YEAR_S}, immutable" if file.immutable else "no-cache",
             **({"Vary": "Accept-Encoding"} if file.gzipped else {}),
-            **_guards(hub_urls),
+            **_guards(path, hub_urls),
         }
         if names_tag(if_none_match, tag):
             return Answer(HTTPStatus.NOT_MODIFIED, headers, b"")
@@ -189,8 +192,8 @@ def _file(path: str, kind: str, body: bytes) -> File:
     return File(kind, body, gzipped if worth else b"", tag, bool(_HASHED.fullmatch(path)))
 
 
-def _guards(hub_urls: Sequence[str]) -> dict[str, str]:
-    """What a page of this hub may do, and who may use it."""
+def _guards(path: str, hub_urls: Sequence[str]) -> dict[str, str]:
+    """What the page at ``path`` may do, and who may use it."""
     # 'self' covers the socket in every browser but older ones of Apple; an IPv6 address cannot be written here.
     sockets = [f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, hub_urls) if "[" not in parts.netloc]
     policy = {
@@ -206,6 +209,9 @@ def _guards(hub_urls: Sequence[str]) -> dict[str, str]:
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
+    if path.startswith(DASHBOARD):
+        # The demo cannot have this: a page registers its service worker by a plain text.
+        policy |= {"require-trusted-types-for": "'script'", "trusted-types": "'none'"}
     return {
         "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "Referrer-Policy": "no-referrer",
@@ -220,8 +226,10 @@ def _folder(packed: str, in_checkout: str) -> Path:
     return here / packed if (here / packed).is_dir() else here.parent / in_checkout
 
 
-def _home(has_demo: bool) -> bytes:
-    demo = '<p><a class="button" href="/demo/">Try the demo</a></p>\n' if has_demo else ""
+def _home(folders: Container[str]) -> bytes:
+    named = (("/dashboard", "Your account"), ("/demo", "Try the demo"))
+    links = " ".join(f'<a class="button" href="{path}/">{name}</a>' for path, name in named if path in folders)
+    ways = f"<p>{links}</p>\n" if links else ""
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -232,7 +240,7 @@ def _home(has_demo: bool) -> bytes:
 <main>
 <h1>sync-hub</h1>
 <p>This hub keeps people's apps in step across their devices, and cannot read a word of it.</p>
-{demo}<dl>
+{ways}<dl>
 <dt>Devices connect to</dt><dd><code>{escape(PATH)}</code></dd>
 <dt>For apps</dt><dd><a href="/client/">the client for browsers</a>, <a href="/.well-known/sync-hub">this hub's
 terms</a>; the guide is <code>docs/app-authors.md</code> in the source</dd>

@@ -56,6 +56,7 @@ class Subscription:
         "_opened",
         "_paused",
         "_reading",
+        "caught_up_at",
         "collection_id",
         "head",
         "sent",
@@ -67,6 +68,7 @@ class Subscription:
         self.collection_id = collection_id
         self.sent: Seq = 0  # everything up to here was handed to the session
         self.head: Seq = 0  # the highest seq anybody told of
+        self.caught_up_at: Seq = 0  # what lies beyond was appended while this session followed
         self._live_only = live_only
         self._heads_only = heads_only
         self._opened = False
@@ -82,6 +84,7 @@ class Subscription:
         """The store says where the collection stands; begin after ``after``."""
         self.sent = after
         self.head = max(self.head, head)
+        self.caught_up_at = self.head
         self._opened = True
         if self._heads_only:
             return [DeliverHead(self.head)]

@@ -123,7 +123,7 @@ class Policy:
     history_window_s: float = 30 * 86_400.0
     probation_s: float = 72 * 3_600.0
     probation_lookback_s: float = 90 * 86_400.0  # other devices seen within this put a mailed one on probation
-    deletion_delay_s: float = 72 * 3_600.0
+    deletion_delay_s: float = 7 * 86_400.0
     pairing_s: float = 180.0  # from opening to the end of a pairing
     fresh_code_s: float = 600.0  # how recent a code must be for destructive account operations
     code_lifetime_s: float = 600.0

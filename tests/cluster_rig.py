@@ -65,7 +65,7 @@ class Replica(Program):
     def __init__(self, base: Path, number: int, settings: Mapping[str, str]) -> None:
         self.port = free_port()
         folder = base / f"replica-{number}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         mine = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
         env = mine | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error"}
         own = {"HUB_PORT": str(self.port), "HUB_DATA_DIR": str(folder / "data"), "HUB_HOST": HOST}

@@ -109,12 +109,15 @@ class Line:
         self.subscriptions = {}  # [sent, live_only] by collection id
         self.own = set()
         self.open = True
+        self.gone = False  # the last word was said
 
     def say(self, message):
         self.out.append(encode(message))
 
     def take(self, frame):
         message = decode_from_device(frame)
+        if self.gone:
+            return
         if code := self.hub.refuse_once.pop(type(message).__name__, None):
             self.refuse(message, code, True, 1.0)
             return
@@ -128,13 +131,17 @@ class Line:
 
     def on_auth(self, message, frame):
         key = self.hub.devices[self.device_id]
-        assert signing.verify(key, message.signature, "auth", HUB_URL, self.hello, self.challenge)
+        assert signing.verify(key, message.signature, "auth", self.hub.url or HUB_URL, self.hello, self.challenge)
+        if self.hub.moved_to:
+            self.say(m.Moved(self.hub.moved_to))
+            self.gone = True
+            return
         spaces = [m.SpaceInfo(space_id, APP_ID, 0, 0) for space_id in self.hub.spaces]
-        self.say(m.Ready(ACCOUNT, self.hub.incarnation, 0.0, 25, "app", APP_ID, 0, 0, spaces))
+        self.say(m.Ready(self.hub.account_id, self.hub.incarnation, 0.0, 25, "app", APP_ID, 0, 0, spaces))
 
     def proved(self, space_id, signature):
         challenge = self.challenge + space_id
-        return signing.verify(KEYS.space_pk, signature, "space", HUB_URL, self.hello, challenge)
+        return signing.verify(KEYS.space_pk, signature, "space", self.hub.url or HUB_URL, self.hello, challenge)
 
     def on_createspace(self, message, frame):
         assert self.proved(message.space_id, message.signature)
@@ -258,6 +265,9 @@ class TestHub:
 
     def __init__(self):
         self.incarnation = b"I" * 16
+        self.account_id = ACCOUNT
+        self.moved_to = ""  # where the account lives now
+        self.url = ""  # where it is dialled now, when the account has moved
         self.devices = {}
         self.spaces = {}
         self.lines = []

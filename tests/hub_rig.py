@@ -21,9 +21,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from hub import signing
-from hub.accounts import space_id_of
 from hub.config import Settings
 from hub.limiter import CodeLimits, Span
+from hub.rights import space_id_of
 from hub.running import RunningHub, running_hub
 from hub.terms import SUBPROTOCOL, ZERO_ID, Kind
 from hub.wire import messages as m

@@ -52,7 +52,9 @@ def fields_table(cls: type) -> str:
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.default is msgspec.NODEFAULT:
-        return "`[]`"
+        return "`{}`" if field.default_factory is dict else "`[]`"
+    if field.default is True:
+        return "`true`"
     return "`" + {None: "nil", False: "false", b"": "empty", "": '""'}.get(field.default, str(field.default)) + "`"
 
 
@@ -68,7 +70,7 @@ def _type(hint: object) -> tuple[str, str]:
     if typing.get_origin(hint) is typing.Literal:
         return "str", " or ".join(f"`{word}`" for word in typing.get_args(hint))
     if typing.get_origin(hint) is dict:
-        return "map of int by str", ""
+        return ("map of int by str" if typing.get_args(hint)[1] is int else "map by str"), ""
     if type(None) in typing.get_args(hint):
         return _type(typing.get_args(hint)[0])
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

@@ -15,17 +15,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from hub.accounts import Accounts, SignUp, space_id_of
+from hub.accounts import Accounts
 from hub.appender import Appender
 from hub.bus import Notice, NoticesLost
 from hub.bus.local import LocalBus
+from hub.codes import SignUp
 from hub.fanout import Fanout
 from hub.http import Http
 from hub.mail.console import ConsoleMailer
 from hub.metrics import Metrics
-from hub.secrets import new_secrets
+from hub.rights import space_id_of
+from hub.secrets import Secrets, new_secrets
 from hub.server import HubServer
-from hub.services import Services
+from hub.services import Operating, Services
 from hub.store import Store
 from hub.store.memory import MemoryStore
 from hub.terms import Limits, Policy
@@ -73,6 +75,8 @@ class Replica:
     server: HubServer
     bus: LineBus
     port: int
+    accounts: Accounts
+    secrets: Secrets
 
     @property
     def url(self) -> str:
@@ -89,16 +93,23 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    store: Store, line: Line, *, policy: Policy | None = None, limits: Limits | None = None, watched: bool = True
+    store: Store,
+    line: Line,
+    *,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    watched: bool = True,
+    operating: Operating | None = None,
 ) -> AsyncIterator[Replica]:
     """A replica that serves inside the block; ``watched`` lets it look after its sessions as ``hub serve`` does."""
+    hub_secrets = new_secrets(secrets.token_bytes)
     policy, limits, metrics, bus = policy or Policy(), limits or Limits(), Metrics(), LineBus(line)
     appender = Appender(store, bus, metrics, wall=time.time)
     accounts = Accounts(
         store,
         bus,
         ConsoleMailer(io.StringIO(), "hub"),
-        new_secrets(secrets.token_bytes),
+        hub_secrets,
         policy=policy,
         limits=limits,
         sign_up=SignUp("closed", ()),
@@ -123,6 +134,7 @@ async def replica(
         limits=limits,
         quota_bytes=policy.quota_bytes,
         wall=time.time,
+        operating=operating,
     )
     server = HubServer(
         store=store,
@@ -141,7 +153,7 @@ async def replica(
     if watched:
         work.append(asyncio.create_task(server.watch()))
     try:
-        yield Replica(server, bus, port)
+        yield Replica(server, bus, port, accounts, hub_secrets)
     finally:
         await server.close()
         for task in work:

@@ -24,6 +24,7 @@ from hub.effects import (
     ListSpaces,
     LookUp,
     MakeSpace,
+    Noticed,
     Opened,
     PassOn,
     PassPairing,
@@ -34,6 +35,7 @@ from hub.effects import (
     Send,
     Serve,
     Served,
+    TrustForKey,
 )
 from hub.session import Session
 from hub.store import Account, Attempt, Device, Space
@@ -123,6 +125,7 @@ class Rig:
         self.opened: Opened | None = None
         self.asked: list[Ask] = []
         self.published: list[Any] = []
+        self.noticed: list[Noticed] = []
         self.pairing = b""  # the channel that is heard
         self.hello = b""
         self.challenge = b""
@@ -154,6 +157,8 @@ class Rig:
                     self.opened = effect
                 case LeavePairing():
                     self.pairing = b""
+                case Noticed():
+                    self.noticed.append(effect)
                 case Ask():
                     self.asked.append(effect)
 
@@ -173,7 +178,9 @@ class Rig:
         match what:
             case LookUp(device_id=device_id):
                 device = await store.device(device_id)
-                return None if device is None or device.revoked_at else await self.known(device)
+                if device is None or device.revoked_at:
+                    return await store.moved_device(device_id)
+                return await self.known(device)
             case ListSpaces():
                 return await store.spaces(account_id)
             case MakeSpace(message=msg, proof_ok=True):
@@ -203,6 +210,9 @@ class Rig:
             case PassPairing(notice=handed):
                 self.published.append(handed)
                 return None
+            case TrustForKey():
+                self.published.append(what)
+                return None
             case Serve(message=msg):
                 return Served(m.Done(msg.request))
         raise AssertionError(what)
@@ -210,7 +220,10 @@ class Rig:
     async def known(self, device: Device) -> Known:
         """What the session is told of the device."""
         spaces = await self.person.store.spaces(device.account_id)
-        return Known(device, spaces, await self.person.store.incarnation(), 1.7e9, 1 << 30, 0, 0.0)
+        account = await self.person.store.account(device.account_id)
+        assert account is not None
+        incarnation = await self.person.store.incarnation()
+        return Known(device, spaces, incarnation, 1.7e9, 1 << 30, 0, 0.0, closing=account.closing())
 
     # --- speaking ---
 

@@ -24,7 +24,32 @@ from typing import Any
 import pytest
 
 from hub.errors import Refusal, StoreUnavailable
-from hub.store import Account, Answer, Append, Appended, Attempt, Charge, Device, Draft, Page, Space, Store
+from hub.store import (
+    ARRIVING,
+    Account,
+    AccountFacts,
+    Answer,
+    Append,
+    Appended,
+    Attempt,
+    Charge,
+    Device,
+    Draft,
+    Happening,
+    Invite,
+    MovedDevice,
+    Operator,
+    Page,
+    Row,
+    SilentDevice,
+    Space,
+    SpaceFacts,
+    Store,
+    Terms,
+    Totals,
+)
+from hub.store.memory import MemoryStore
+from hub.store.rows import TABLES
 from hub.terms import ZERO_ID, Change, CollectionKey, Kind, Limits, Span
 from hub.wire.header import FLAG_CONDITIONAL, SEALED_BYTES_MIN, SUITE, VERSION, Header, parse_header
 
@@ -240,6 +265,70 @@ def opened(changes: Iterable[Change]) -> dict[bytes, list[bytes]]:
     return records
 
 
+async def dumped(store: Store, account_ids: Sequence[bytes] | None = None) -> list[Row]:
+    """Every row of a dump."""
+    async with store.dump(account_ids) as rows:
+        return [row async for row in rows]
+
+
+async def load(store: Store, rows: Sequence[Row], *, at_once: int = 7) -> None:
+    """Load a dump as it comes in, a few rows a call, and let its accounts in."""
+    for start in range(0, len(rows), at_once):
+        await store.load(rows[start : start + at_once])
+    await store.end_load([values(row)["account_id"] for row in rows if row[0] == "account"])
+
+
+def values(row: Row) -> dict[str, Any]:
+    return dict(zip(TABLES[row[0]], row[1], strict=True))
+
+
+def with_value(row: Row, column: str, value: object) -> Row:
+    """The row with another value in one column."""
+    return row[0], tuple((values(row) | {column: value}).values())
+
+
+def happening(writer: Writer, what: str = "exported", **fields: Any) -> Happening:
+    return Happening(writer.account_id, NOW, what, "device", writer.device_id)._replace(**fields)
+
+
+async def a_full_account(store: Store) -> Writer:
+    """A device of an account that has a row in every table an account can have rows in."""
+    writer = await new_writer(store, quota_bytes=5_000_000)
+    other = await another(writer)
+    second = await store.create_space(a_space(writer.account_id, app_id="photos.example"), 50, NOW + 1)
+    for space_id in (writer.space_id, second.space_id):
+        for device in (writer, other):
+            here = Writer(store, writer.account_id, space_id, device.device_id)
+            for collection_id in (NOTES, PHOTOS):
+                for _ in range(3):
+                    await here.put(1, collection_id=collection_id)
+                await here.delta(1, collection_id=collection_id)
+                await here.delete(2, collection_id=collection_id)
+                await store.put_witness(here.key(collection_id), here.device_id, 5, b"a sealed witness")
+    await store.compact(NOW + 1, 6)
+    await store.revoke(writer.account_id, [other.device_id], NOW)
+    await store.set_terms(writer.account_id, Terms(6_000_000, "family", new_id().hex(), NOW + 1e6))
+    await store.make_operator(writer.account_id, os.urandom(16), NOW)
+    await store.take_step(writer.account_id, 58_000_000)
+    await store.note([happening(writer), happening(writer, "device_revoked", subject_id=other.device_id)])
+    await store.note_growth(DAY)
+    return await another_space(writer, writer.space_id)
+
+
+async def another_space(writer: Writer, space_id: bytes) -> Writer:
+    """The same device in that space, with its counters as the store knows them."""
+    there = Writer(writer.store, writer.account_id, space_id, writer.device_id)
+    for state in await writer.store.states(writer.account_id, space_id, writer.device_id, None):
+        there.counters[state.collection_id] = state.counter
+    return there
+
+
+async def account_of(store: Store, account_id: bytes) -> Account:
+    account = await store.account(account_id)
+    assert account is not None
+    return account
+
+
 def mentions(rows: Iterable[Sequence[object]], needle: bytes) -> list[Sequence[object]]:
     """The rows in which these bytes stand anywhere."""
     return [row for row in rows if any(isinstance(value, bytes) and needle in value for value in row)]
@@ -328,7 +417,7 @@ class StoreExam:
             store.device(device_id),
             store.devices(account_id),
             store.revoke(account_id, [device_id], NOW),
-            store.revoked_among([device_id]),
+            store.stopped_among([device_id]),
             store.approve(account_id, device_id),
             store.note_seen([device_id], DAY),
             store.schedule_account_deletion(account_id, NOW),
@@ -339,6 +428,38 @@ class StoreExam:
             store.rewrap_addresses(bytes, 1),
             store.tag_generation(),
             store.forget_attempts(NOW),
+            store.remember("name", b"value"),
+            store.recall("name"),
+            store.invites(),
+            store.withdraw_invite(b"t"),
+            store.list_address(b"tag", "allowed", DAY),
+            store.listed(b"tag"),
+            store.count_listed(),
+            store.change_address(b"a", account_id, NOW),
+            store.accounts(limit=1),
+            store.totals(),
+            store.set_terms(account_id, Terms()),
+            store.suspend(account_id, NOW),
+            store.near_quota(0.9, 1, NOW, 1),
+            store.silent_devices(DAY, 1),
+            store.make_operator(account_id, bytes(16), NOW),
+            store.drop_operator(account_id),
+            store.operators(),
+            store.take_step(account_id, 1),
+            store.note([Happening(account_id, NOW, "exported", "device")]),
+            store.audit(account_id, before=0, limit=1),
+            store.audit_counts("exported", NOW, 1),
+            store.forget_audit(NOW),
+            store.space_facts(account_id),
+            store.note_growth(DAY),
+            store.forget_growth(DAY),
+            store.begin_move(account_id, "wss://there.example"),
+            store.end_move(account_id, NOW),
+            store.moved_device(device_id),
+            store.forget_moved(NOW),
+            dumped(store),
+            store.load([]),
+            store.end_load([account_id]),
         ]
         for call in calls:
             with pytest.raises(StoreUnavailable):
@@ -1046,7 +1167,7 @@ class StoreExam:
         rows = await self.sorted_rows(store)
         lost = Writer(store, writer.account_id, new_id(), writer.device_id)
         appended = await lost.append(lost.draft(), lost.draft())
-        assert codes(appended) == ["not_found", "not_found"] and not appended.revoked
+        assert codes(appended) == ["not_found", "not_found"] and not appended.closing
         assert await self.sorted_rows(store) == rows
 
     # --- wiping, purging, deleting ------------------------------------------------------------
@@ -1158,8 +1279,22 @@ class StoreExam:
         for id_ in (account_id, attempt.address_tag, device.device_id, gone.device_id):
             assert not mentions(await self.rows(store), id_)
         assert await store.delete_account(account_id) is False
-        assert (await doomed.append(doomed.draft())).revoked
+        assert (await doomed.append(doomed.draft())).closing == "revoked"
         assert await store.account(account_id) is None and await store.devices(account_id) == []
+
+    async def test_a_full_account_and_each_of_its_spaces_go_without_a_trace(self, store: Store) -> None:
+        before = await self.sorted_rows(store)
+        writer = await a_full_account(store)
+        device_ids = {values(row)["device_id"] for row in await dumped(store) if row[0] == "device"}
+        assert {row[0] for row in await dumped(store, [writer.account_id])} == set(TABLES) - {"hub", "invite", "listed"}
+        space_ids = [space.space_id for space in await store.spaces(writer.account_id)]
+        assert await store.delete_space(writer.account_id, space_ids[1]) is True
+        assert not mentions(await self.rows(store), space_ids[1])
+        assert mentions(await self.rows(store), space_ids[0])
+        assert await store.delete_account(writer.account_id) is True
+        assert await self.sorted_rows(store) == before
+        for id_ in (writer.account_id, *space_ids, *device_ids):
+            assert not mentions(await self.rows(store), id_)
 
     async def test_deletions_are_set_cancelled_and_due(self, store: Store, writer: Writer) -> None:
         account_id, space_id = writer.account_id, writer.space_id
@@ -1184,8 +1319,8 @@ class StoreExam:
         await other.put()
         assert await store.revoke(writer.account_id, [other.device_id], NOW) == [other.device_id]
         rows = await self.sorted_rows(store)
-        assert await other.append(other.draft(), other.draft()) == Appended([], revoked=True)
-        assert await other.append(other.draft(), atomic=True) == Appended([], revoked=True)
+        assert await other.append(other.draft(), other.draft()) == Appended([], closing="revoked")
+        assert await other.append(other.draft(), atomic=True) == Appended([], closing="revoked")
         assert await store.put_witness(other.key(), other.device_id, 1, b"w") is False
         assert await self.sorted_rows(store) == rows
         await writer.put()
@@ -1205,8 +1340,8 @@ class StoreExam:
         at_revocation = await head_total()
         answered = await asyncio.gather(*appends)
         assert await head_total() == at_revocation
-        assert sum(1 for appended in answered if not appended.revoked) == at_revocation
-        assert any(appended.revoked for appended in answered)
+        assert sum(1 for appended in answered if not appended.closing) == at_revocation
+        assert any(appended.closing == "revoked" for appended in answered)
 
     async def test_revoking_names_whom_it_revoked(self, store: Store, writer: Writer) -> None:
         other, stranger = await another(writer), await new_writer(store)
@@ -1217,7 +1352,7 @@ class StoreExam:
         assert revoked is not None and revoked.revoked_at == NOW + 3
         assert [each.device_id for each in await store.devices(writer.account_id)] == [writer.device_id]
         asked = [writer.device_id, other.device_id, stranger.device_id, ids[2]]
-        assert await store.revoked_among(asked) == {other.device_id, ids[2]}
+        assert await store.stopped_among(asked) == {other.device_id: "revoked", ids[2]: "revoked"}
 
     # --- witnesses ----------------------------------------------------------------------------
 
@@ -1292,9 +1427,9 @@ class StoreExam:
         in_their_space = Writer(store, stranger.account_id, writer.space_id, stranger.device_id)
         assert codes(await in_their_space.append(in_their_space.draft())) == ["not_found"]
         with_their_account = Writer(store, writer.account_id, writer.space_id, stranger.device_id)
-        assert (await with_their_account.append(with_their_account.draft())).revoked
+        assert (await with_their_account.append(with_their_account.draft())).closing == "revoked"
         with_their_device = Writer(store, stranger.account_id, stranger.space_id, writer.device_id)
-        assert (await with_their_device.append(with_their_device.draft())).revoked
+        assert (await with_their_device.append(with_their_device.draft())).closing == "revoked"
         assert await self.sorted_rows(store) == rows
 
     # --- limits that all replicas share -------------------------------------------------------
@@ -1670,6 +1805,595 @@ class StoreExam:
             await store.rewrap_addresses(fail, 1)
         assert await self.sorted_rows(store) == rows
 
+    # --- what the operator grants and asks ------------------------------------------------------
+
+    async def test_what_is_remembered_is_replaced_and_is_no_claim(self) -> None:
+        store = await self.make()
+        assert await store.recall("name") is None
+        await store.claim("name", b"claimed")
+        assert await store.recall("name") is None
+        await store.remember("name", b"one")
+        await store.remember("name", b"other")
+        store = await self.restart(store)
+        assert await store.recall("name") == b"other" and await store.claim("name", b"late") == b"claimed"
+        await store.close()
+
+    async def test_terms_are_kept_and_replaced_whole(self, store: Store, writer: Writer) -> None:
+        before = await account_of(store, writer.account_id)
+        assert await store.set_terms(writer.account_id, Terms(5, "family", "no. 5", NOW + 1)) is True
+        after = replace(before, quota_bytes=5, plan="family", billing_ref="no. 5", paid_until=NOW + 1)
+        assert await account_of(store, writer.account_id) == after
+        assert await store.set_terms(writer.account_id, Terms()) is True
+        assert await account_of(store, writer.account_id) == before
+        assert await store.set_terms(new_id(), Terms()) is False
+
+    async def test_a_billing_ref_is_one_accounts(self, store: Store, writer: Writer) -> None:
+        other = await new_writer(store)
+        await store.set_terms(writer.account_id, Terms(billing_ref="no. 5"))
+        assert await store.set_terms(writer.account_id, Terms(plan="again", billing_ref="no. 5")) is True
+        with pytest.raises(Refusal, match="billing_ref") as refused:
+            await store.set_terms(other.account_id, Terms(1, "x", "no. 5"))
+        assert refused.value.code == "bad_request"
+        assert (await account_of(store, other.account_id)).plan == ""
+        await store.set_terms(writer.account_id, Terms())
+        assert await store.set_terms(other.account_id, Terms(billing_ref="no. 5")) is True
+
+    async def test_an_accounts_own_quota_counts_until_it_is_paid_no_longer(self) -> None:
+        store = await self.make(quota_bytes=1_000)
+        writer = await new_writer(store)
+        await store.set_terms(writer.account_id, Terms(quota_bytes=2_000, paid_until=NOW + 10))
+        await writer.put(1, size=1_500, now=NOW + 9)
+        late = writer.draft(2, size=300)
+        assert (await writer.answer(late, NOW + 10)).code == "quota_exceeded"
+        assert (await writer.answer(late, NOW + 9)).code == ""
+        await store.close()
+
+    async def test_no_change_of_an_account_commits_while_it_is_suspended(
+        self, store: Store, replica: Store, writer: Writer
+    ) -> None:
+        other = await another(writer)
+        rows = [other.draft(collection_id=new_id()) for _ in range(100)]
+        appends = [asyncio.create_task(other.append(draft)) for draft in rows[:50]]
+        suspension = asyncio.create_task(replica.suspend(writer.account_id, NOW))
+        appends += [asyncio.create_task(other.append(draft)) for draft in rows[50:]]
+        assert await suspension is True
+        (at_suspension,) = await store.space_facts(writer.account_id)
+        answered = await asyncio.gather(*appends)
+        (after,) = await store.space_facts(writer.account_id)
+        assert after == at_suspension
+        assert after.changes == sum(1 for appended in answered if not appended.closing)
+        assert {appended.closing for appended in answered} <= {"", "suspended"}
+        assert await other.append(other.draft(), atomic=True) == Appended([], closing="suspended")
+        await store.revoke(writer.account_id, [other.device_id], NOW)
+        asked = [writer.device_id, other.device_id]
+        assert await store.stopped_among(asked) == {writer.device_id: "suspended", other.device_id: "revoked"}
+        assert (await store.totals()).suspended == 1
+        assert await store.suspend(writer.account_id, None) is True
+        assert await store.stopped_among(asked) == {other.device_id: "revoked"}
+        await writer.put()
+        assert await store.suspend(new_id(), NOW) is False
+
+    async def test_accounts_are_listed_page_by_page_and_found_by_id_or_billing_ref(self, store: Store) -> None:
+        writers = sorted([await new_writer(store) for _ in range(5)], key=lambda each: each.account_id)
+        first = writers[0]
+        await first.put()
+        second = await another(first)
+        await store.note_seen([second.device_id], DAY + 3)
+        await store.set_terms(writers[3].account_id, Terms(billing_ref="No. 5"))
+        listed, after = list[AccountFacts](), b""
+        while page := await store.accounts(after=after, limit=2):
+            assert len(page) <= 2
+            listed, after = listed + page, page[-1].account.account_id
+        assert [facts.account for facts in listed] == [await account_of(store, each.account_id) for each in writers]
+        assert listed[0][1:] == (2, 1, DAY + 3) and listed[1][1:] == (1, 1, DAY)
+        await store.revoke(first.account_id, [first.device_id, second.device_id], NOW)
+        for word in (first.account_id.hex(), first.account_id.hex()[:9].upper()):
+            (found,) = await store.accounts(limit=9, matching=word)
+            assert found.account.account_id == first.account_id and found[1:] == (0, 1, 0)
+        (found,) = await store.accounts(limit=9, matching="No. 5")
+        assert found.account.account_id == writers[3].account_id
+        assert await store.accounts(limit=9, matching="No.") == await store.accounts(limit=9, matching="%") == []
+
+    async def test_totals_count_what_is_there(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put(size=300)
+        await writer.put(collection_id=PHOTOS, size=400)
+        await new_account(store)
+        assert await store.totals() == Totals(2, 0, 3, 1, 2, 700)
+        await store.revoke(writer.account_id, [other.device_id], NOW)
+        assert (await store.totals()).devices == 2
+
+    async def test_accounts_near_their_quota_are_told_the_fullest_first(self, store: Store) -> None:
+        half, full, paid, small = [await new_writer(store) for _ in range(4)]
+        await half.put(size=500)
+        await full.put(size=900)
+        await paid.put(size=900)
+        await small.put(size=190)
+        await store.set_terms(paid.account_id, Terms(quota_bytes=900, paid_until=NOW + 10))
+        await store.set_terms(small.account_id, Terms(quota_bytes=200))
+
+        async def near(share: float, now: float = NOW, limit: int = 9) -> list[bytes]:
+            return [account.account_id for account in await store.near_quota(share, 1_000, now, limit)]
+
+        assert await near(0.9) == [paid.account_id, small.account_id, full.account_id]
+        assert await near(0.901) == [paid.account_id, small.account_id]
+        assert (await near(0.9, NOW + 10))[0] == small.account_id
+        assert await near(0.5, limit=2) == [paid.account_id, small.account_id] and len(await near(0.5)) == 4
+        assert (await store.near_quota(1.0, 1_000, NOW, 1)) == [await account_of(store, paid.account_id)]
+
+    async def test_silent_devices_are_told_with_the_deletions_that_wait_for_them(
+        self, store: Store, writer: Writer
+    ) -> None:
+        silent, foreign, gone = await another(writer), a_device(writer.account_id, app_id="photos.example"), None
+        await store.add_device(foreign, per_account_max=99, per_app_max=99)
+        gone = await another(writer)
+        await store.revoke(writer.account_id, [gone.device_id], NOW)
+        await store.note_seen([writer.device_id], DAY + 31)
+        await writer.put(1)
+        for record in (1, 2):
+            await writer.delete(record, size=250)
+        await writer.delete(2, size=300)
+        await writer.put(3)
+        told = await store.silent_devices(DAY + 1, 9)
+        account_id = writer.account_id
+        assert told == [
+            SilentDevice(account_id, silent.device_id, "notes.example", DAY, 550),
+            SilentDevice(account_id, foreign.device_id, "photos.example", DAY, 0),
+        ]
+        assert await store.silent_devices(DAY + 1, 1) == told[:1]
+        assert await store.silent_devices(DAY, 9) == []
+
+    async def test_operators_are_made_and_dropped(self, store: Store, writer: Writer) -> None:
+        other = await new_writer(store)
+        salts = [os.urandom(16) for _ in range(3)]
+        assert await store.make_operator(writer.account_id, salts[0], NOW + 1) is True
+        assert await store.make_operator(other.account_id, salts[1], NOW) is True
+        assert await store.make_operator(new_id(), salts[1], NOW) is False
+        assert await store.operators() == [
+            Operator(other.account_id, salts[1], NOW, 0),
+            Operator(writer.account_id, salts[0], NOW + 1, 0),
+        ]
+        await store.take_step(writer.account_id, 9)
+        assert await store.make_operator(writer.account_id, salts[2], NOW - 1) is True
+        assert (await store.operators())[0] == Operator(writer.account_id, salts[2], NOW - 1, 0)
+        assert await store.drop_operator(other.account_id) is True
+        assert await store.drop_operator(other.account_id) is False
+        assert await store.take_step(other.account_id, 10) is False
+
+    async def test_a_step_is_accepted_once_of_many_at_once_and_never_an_older_one(
+        self, store: Store, replica: Store, writer: Writer
+    ) -> None:
+        await store.make_operator(writer.account_id, os.urandom(16), NOW)
+        takes = (each.take_step(writer.account_id, 7) for each in (store, replica) * 20)
+        assert (await asyncio.gather(*takes)).count(True) == 1
+        assert await store.take_step(writer.account_id, 7) is await store.take_step(writer.account_id, 6) is False
+        assert await store.take_step(writer.account_id, 8) is True
+
+    async def test_invites_are_listed_and_an_unused_one_is_withdrawn(self, store: Store) -> None:
+        used, first, last = (bytes([number]) * 32 for number in range(3))
+        for token, at in ((used, 20), (first, 10), (last, 30)):
+            await store.add_invite(token, NOW + at)
+        account = Account(new_id(), None, 0, DAY)
+        attempt = an_attempt(invite=used)
+        await store.add_attempt(attempt)
+        await enrol(store, attempt, a_device(account.account_id), account, now=NOW + 1)
+        known = [Invite(last, NOW + 30, None), Invite(used, NOW + 20, NOW + 1), Invite(first, NOW + 10, None)]
+        assert await store.invites() == known
+        assert await store.withdraw_invite(used) is await store.withdraw_invite(bytes(32)[:31]) is False
+        assert await store.withdraw_invite(first) is True and await store.withdraw_invite(first) is False
+        assert await store.invites() == known[:2] and not await store.invite_is_open(first, NOW)
+
+    async def test_an_address_is_listed_relisted_and_taken_off(self, store: Store) -> None:
+        one, other = os.urandom(32), os.urandom(32)
+        assert await store.count_listed() == {"allowed": 0, "blocked": 0} and await store.listed(one) is None
+        await store.list_address(one, "allowed", DAY)
+        await store.list_address(other, "allowed", DAY)
+        await store.list_address(other, "blocked", DAY + 1)
+        assert (await store.listed(one), await store.listed(other)) == ("allowed", "blocked")
+        assert await store.count_listed() == {"allowed": 1, "blocked": 1}
+        wrapped = hashlib.sha256(one).digest()
+        assert await store.rewrap_addresses(lambda tag: hashlib.sha256(tag).digest(), 1) == 0
+        assert await store.listed(wrapped) == "allowed" and await store.listed(one) is None
+        await store.list_address(wrapped, None, DAY)
+        await store.list_address(wrapped, None, DAY)
+        assert await store.listed(wrapped) is None and await store.count_listed() == {"allowed": 0, "blocked": 1}
+
+    async def test_an_account_takes_the_address_of_an_attempt(self, store: Store) -> None:
+        account_id, _, old = await new_account(store)
+        _, _, taken = await new_account(store)
+        attempt, theirs, expired = an_attempt(), an_attempt(taken.address_tag), an_attempt(expires_at=NOW)
+        left = an_attempt(old.address_tag)
+        for each in (attempt, theirs, expired, left):
+            await store.add_attempt(each)
+        rows = await self.sorted_rows(store)
+        for each, who, code in (
+            (theirs, account_id, "enrol_failed"),
+            (expired, account_id, "enrol_failed"),
+            (an_attempt(), account_id, "enrol_failed"),
+            (attempt, new_id(), "not_found"),
+        ):
+            with pytest.raises(Refusal) as refused:
+                await store.change_address(each.attempt_id, who, NOW)
+            assert refused.value.code == code
+        assert await self.sorted_rows(store) == rows
+        await store.change_address(attempt.attempt_id, account_id, NOW)
+        found = await store.find_account(attempt.address_tag)
+        assert found is not None and found.account_id == account_id and found.address_known
+        assert await store.find_account(old.address_tag) is None
+        assert not mentions(await self.rows(store), old.address_tag)
+        with pytest.raises(Refusal) as refused:
+            await store.change_address(attempt.attempt_id, account_id, NOW)
+        assert refused.value.code == "enrol_failed"
+
+    async def test_of_two_accounts_that_take_one_address_at_once_one_gets_it(
+        self, store: Store, replica: Store
+    ) -> None:
+        tag = os.urandom(32)
+        accounts = [(await new_account(store))[0] for _ in range(6)]
+        attempts = [an_attempt(tag) for _ in accounts]
+        for attempt in attempts:
+            await store.add_attempt(attempt)
+        calls = (
+            each.change_address(attempt.attempt_id, account_id, NOW)
+            for each, attempt, account_id in zip((store, replica) * 3, attempts, accounts, strict=True)
+        )
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert outcomes.count(None) == 1
+        assert {each.code for each in outcomes if isinstance(each, Refusal)} == {"enrol_failed"}
+
+    # --- what happened, and how it grew -----------------------------------------------------------
+
+    async def test_what_happened_is_listed_newest_first_page_by_page(self, store: Store, writer: Writer) -> None:
+        other = await new_writer(store)
+        for number in range(5):
+            await store.note([happening(writer, at=NOW + number, subject_id=rid(number)), happening(other)])
+        entries = await store.audit(writer.account_id, before=0, limit=9)
+        assert [entry[1:] for entry in entries] == [
+            (NOW + number, "exported", "device", writer.device_id, rid(number), 1) for number in (4, 3, 2, 1, 0)
+        ]
+        numbers = [entry.number for entry in entries]
+        assert numbers == sorted(numbers, reverse=True) and len(set(numbers)) == 5
+        assert await store.audit(writer.account_id, before=numbers[1], limit=2) == entries[2:4]
+        assert await store.audit(writer.account_id, before=numbers[4], limit=2) == []
+        theirs = [entry.number for entry in await store.audit(other.account_id, before=0, limit=9)]
+        assert sorted(numbers + theirs) == [n for pair in zip(numbers[::-1], theirs[::-1], strict=True) for n in pair]
+
+    async def test_a_happening_of_an_account_that_has_gone_is_dropped(self, store: Store, writer: Writer) -> None:
+        await store.note([Happening(new_id(), NOW, "exported", "device"), happening(writer)])
+        (entry,) = await store.audit(writer.account_id, before=0, limit=9)
+        assert entry.what == "exported" and len(await store.audit_counts("exported", 0.0, 9)) == 1
+
+    async def test_what_adds_up_is_one_entry_a_day(self, store: Store, replica: Store, writer: Writer) -> None:
+        midnight = (DAY + 1) * 86_400.0
+        refused = happening(writer, "key_refused", at=midnight - 2, adds_up=True)
+        await store.note([refused, happening(writer), refused._replace(at=midnight - 1)])
+        await asyncio.gather(*(each.note([refused]) for each in (store, replica) * 5))
+        await store.note([refused._replace(at=midnight), refused._replace(device_id=new_id())])
+        entries = await store.audit(writer.account_id, before=0, limit=9)
+        assert [(entry.what, entry.at, entry.count) for entry in entries] == [
+            ("key_refused", midnight - 2, 1),
+            ("key_refused", midnight, 1),
+            ("exported", NOW, 1),
+            ("key_refused", midnight - 1, 12),
+        ]
+        assert await store.audit_counts("key_refused", midnight - 1, 9) == [(writer.account_id, 13)]
+        assert await store.audit_counts("key_refused", 0.0, 9) == [(writer.account_id, 14)]
+
+    async def test_counts_of_what_happened_have_the_most_first(self, store: Store) -> None:
+        one, two = await new_writer(store), await new_writer(store)
+        await store.note([happening(one), happening(two), happening(two, at=NOW - 1)])
+        assert await store.audit_counts("exported", 0.0, 9) == [(two.account_id, 2), (one.account_id, 1)]
+        assert await store.audit_counts("exported", 0.0, 1) == [(two.account_id, 2)]
+        assert await store.audit_counts("no such", 0.0, 9) == []
+
+    async def test_old_entries_are_forgotten(self, store: Store, writer: Writer) -> None:
+        await store.note([happening(writer, at=NOW + number) for number in range(4)])
+        assert await store.forget_audit(NOW + 2) == 2 and await store.forget_audit(NOW + 2) == 0
+        assert [entry.at for entry in await store.audit(writer.account_id, before=0, limit=9)] == [NOW + 3, NOW + 2]
+
+    async def test_the_facts_of_spaces_tell_what_they_hold(self, store: Store, writer: Writer) -> None:
+        empty = await store.create_space(a_space(writer.account_id), 50, NOW + 5)
+        await writer.put(1, size=300)
+        await writer.put(1, size=300, now=NOW + 3)
+        await writer.put(2, collection_id=PHOTOS, size=400, now=NOW + 2)
+        assert await store.compact(NOW + 9, 9) == 1
+        space, *_ = await store.spaces(writer.account_id)
+        assert space.used_bytes == 700
+        expected = [SpaceFacts(space, NOW, 2, 3, NOW + 3, []), SpaceFacts(empty, NOW + 5, 0, 0, 0.0, [])]
+        assert await store.space_facts(writer.account_id) == expected
+        assert await store.space_facts(new_id()) == []
+
+    async def test_growth_is_noted_where_it_changed(self, store: Store, writer: Writer) -> None:
+        async def growth() -> list[tuple[int, int]]:
+            (facts,) = await store.space_facts(writer.account_id)
+            return facts.growth
+
+        await writer.put(1, size=300)
+        assert await store.note_growth(DAY) == 1 and await growth() == [(DAY, 300)]
+        assert await store.note_growth(DAY) == await store.note_growth(DAY + 1) == 0
+        await writer.put(2, size=200)
+        assert await store.note_growth(DAY + 2) == 1
+        await writer.put(3, size=200)
+        assert await store.note_growth(DAY + 2) == 1 and await growth() == [(DAY, 300), (DAY + 2, 700)]
+        assert await store.forget_growth(DAY + 2) == 1 and await store.forget_growth(DAY + 2) == 0
+        assert await growth() == [(DAY + 2, 700)]
+
+    # --- moving, backing up -----------------------------------------------------------------------
+
+    async def test_nothing_of_an_account_changes_while_it_moves(self, store: Store, writer: Writer) -> None:
+        other = await another(writer)
+        await writer.put(1)
+        await writer.put(1)
+        account_id, space_id, limits = writer.account_id, writer.space_id, {"per_account_max": 99, "per_app_max": 99}
+        _, _, theirs = await new_account(store)
+        (tag,) = (values(row)["address_tag"] for row in await dumped(store, [account_id]) if row[0] == "account")
+        again, moved_to = an_attempt(tag), an_attempt()
+        for attempt in (again, moved_to):
+            await store.add_attempt(attempt)
+        for due in (
+            store.schedule_account_deletion(account_id, NOW),
+            store.schedule_space_deletion(account_id, space_id, NOW),
+        ):
+            assert await due is True
+        assert await store.begin_move(account_id, "wss://there.example") is True
+        assert (await account_of(store, account_id)).moving_to == "wss://there.example"
+        rows = await self.sorted_rows(store)
+        assert await other.append(other.draft(counter=1)) == Appended([], closing="moving")
+        assert await store.stopped_among([other.device_id]) == {other.device_id: "moving"}
+        for call in (
+            store.create_space(a_space(account_id), 50, NOW),
+            store.add_device(a_device(account_id), **limits),
+            enrol(store, again, a_device(account_id), None),
+            store.put_witness(writer.key(), writer.device_id, 9, b"w"),
+            store.revoke(account_id, [other.device_id], NOW),
+            store.approve(account_id, other.device_id),
+            store.schedule_space_deletion(account_id, space_id, None),
+            store.delete_space(account_id, space_id),
+            store.schedule_account_deletion(account_id, None),
+            store.delete_account(account_id),
+            store.change_address(moved_to.attempt_id, account_id, NOW),
+        ):
+            with pytest.raises(Refusal) as refused:
+                await call
+            assert refused.value.code == "unavailable"
+        await store.note_seen([other.device_id], DAY + 9)
+        assert await store.compact(NOW + 9, 9) == 0 and await store.due_deletions(NOW + 9) == ([], [])
+        assert await self.sorted_rows(store) == rows
+        assert await store.begin_move(account_id, "") is True
+        await other.put(5)
+        assert await store.compact(NOW + 9, 9) == 1 and await store.delete_account(account_id) is True
+        assert await store.begin_move(account_id, "wss://there.example") is False
+        assert await store.find_account(theirs.address_tag) is not None
+
+    async def test_no_change_commits_after_a_move_has_begun(self, store: Store, replica: Store, writer: Writer) -> None:
+        drafts = [writer.draft(collection_id=new_id()) for _ in range(100)]
+        appends = [asyncio.create_task(writer.append(draft)) for draft in drafts[:50]]
+        beginning = asyncio.create_task(replica.begin_move(writer.account_id, "wss://there.example"))
+        appends += [asyncio.create_task(writer.append(draft)) for draft in drafts[50:]]
+        assert await beginning is True
+        (begun,) = await store.space_facts(writer.account_id)
+        answered = await asyncio.gather(*appends)
+        assert await store.space_facts(writer.account_id) == [begun]
+        assert begun.changes == sum(1 for appended in answered if not appended.closing)
+
+    async def test_after_a_move_only_where_its_devices_find_it_is_left(self, store: Store) -> None:
+        bystander = await new_writer(store)
+        await store.note_growth(DAY)
+        before = await self.sorted_rows(store)
+        writer = await a_full_account(store)
+        device = await store.device(writer.device_id)
+        (gone,) = (
+            values(row)["device_id"]
+            for row in await dumped(store, [writer.account_id])
+            if row[0] == "device" and values(row)["device_id"] != writer.device_id
+        )
+        assert await store.end_move(writer.account_id, NOW) is False
+        await store.begin_move(writer.account_id, "wss://there.example")
+        assert await store.moved_device(writer.device_id) is None
+        assert await store.end_move(writer.account_id, NOW + 5) is True
+        assert device is not None
+        moved = MovedDevice(device.device_id, device.device_pk, "wss://there.example", NOW + 5)
+        assert await store.moved_device(writer.device_id) == moved
+        assert await store.moved_device(gone) is None and await store.device(writer.device_id) is None
+        assert not mentions(await self.rows(store), writer.account_id)
+        assert not mentions(await self.rows(store), writer.space_id)
+        assert await store.end_move(writer.account_id, NOW) is False
+        assert await store.forget_moved(NOW + 5) == 0 and await store.forget_moved(NOW + 6) == 1
+        assert await self.sorted_rows(store) == before
+        await bystander.put()
+
+    async def test_a_dump_has_every_row_once_in_its_order(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        other = await new_writer(store)
+        await store.add_invite(bytes(32), NOW)
+        await store.list_address(os.urandom(32), "allowed", DAY)
+        await store.claim("secrets", b"fingerprint")
+        await store.remember("secrets", b"not in it")
+        rows = await dumped(store)
+        hub = {values(row)["key"]: values(row)["value"] for row in rows if row[0] == "hub"}
+        assert hub == {
+            "incarnation": await store.incarnation(),
+            "tag_generation": b"0",
+            "claim secrets": b"fingerprint",
+        }
+        assert [values(row)["account_id"] for row in rows if row[0] == "account"] == sorted(
+            [writer.account_id, other.account_id]
+        )
+        assert all(len(row[1]) == len(TABLES[row[0]]) for row in rows)
+        assert {row[0] for row in rows} == set(TABLES)
+        assert await dumped(store, [writer.account_id, new_id()]) == [
+            row for row in await dumped(store, [writer.account_id]) if row[0] not in ("hub", "invite", "listed")
+        ]
+        assert await dumped(store, []) == []
+        model = MemoryStore()
+        await model.open()
+        await load(model, rows)
+        assert await dumped(model) == rows
+
+    async def test_what_was_dumped_can_be_loaded_and_serves_as_before(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        await store.suspend(writer.account_id, NOW)
+        rows = await dumped(store)
+        there = await self.make()
+        for at_once in (1, len(rows)):
+            await load(there, rows, at_once=at_once)
+            assert await dumped(there) == rows
+            assert await account_of(there, writer.account_id) == await account_of(store, writer.account_id)
+            assert await there.spaces(writer.account_id) == await store.spaces(writer.account_id)
+            assert await there.space_facts(writer.account_id) == await store.space_facts(writer.account_id)
+            if at_once == 1:
+                await there.delete_account(writer.account_id)
+        await there.suspend(writer.account_id, None)
+        moved = await another_space(
+            Writer(there, writer.account_id, writer.space_id, writer.device_id), writer.space_id
+        )
+        pages = [await each.read() for each in (writer, moved)]
+        assert pages[0] == pages[1] and pages[0].changes
+        for change in pages[0].changes:
+            header = parse_header(change.sealed)
+            if header.device_id == moved.device_id:
+                assert await moved.answer(draft_of(change.sealed)) == Answer(change.seq)
+        assert (await moved.answer(moved.draft(9))).seq == pages[0].head + 1
+        # A retry of what was compacted still gets its first answer.
+        (old, *_) = (values(row) for row in rows if row[0] == "receipt" and values(row)["device_id"] == moved.device_id)
+        assert (await moved.answer(moved.draft(counter=old["counter"]))).code in ("device_cloned", "")
+        await there.close()
+
+    async def test_devices_of_an_account_get_in_when_it_has_arrived(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        await store.begin_move(writer.account_id, "wss://there.example")
+        rows = await dumped(store, [writer.account_id])
+        there = await self.make()
+        moved = Writer(there, writer.account_id, writer.space_id, writer.device_id)
+        await there.load(rows[:-1])
+        assert (await account_of(there, writer.account_id)).moving_to == ARRIVING
+        assert (await moved.append(moved.draft())).closing == "moving"
+        assert await there.begin_move(writer.account_id, "") is await there.end_move(writer.account_id, NOW) is False
+        await there.load(rows[-1:])
+        await there.end_load([writer.account_id, new_id()])
+        assert (await account_of(there, writer.account_id)).moving_to == ""
+        await (await another_space(moved, writer.space_id)).put()
+        await there.close()
+
+    async def test_what_only_half_arrived_can_be_deleted_without_a_trace(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        rows = await dumped(store, [writer.account_id])
+        there = await self.make()
+        before = await self.sorted_rows(there)
+        await there.load(rows[: len(rows) // 2])
+        assert await there.delete_account(writer.account_id) is True
+        await there.end_load([])
+        assert await self.sorted_rows(there) == before
+        await load(there, rows)
+        assert await dumped(there, [writer.account_id]) == rows
+        await there.close()
+
+    async def test_a_device_that_comes_back_has_not_moved(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        rows = await dumped(store, [writer.account_id])
+        await store.begin_move(writer.account_id, "wss://there.example")
+        await store.end_move(writer.account_id, NOW)
+        await load(store, rows)
+        assert await store.moved_device(writer.device_id) is None
+        assert await dumped(store, [writer.account_id]) == rows
+
+    async def test_a_load_with_a_row_that_cannot_be_taken_keeps_none_of_it(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        everything = await dumped(store)
+        rows = await dumped(store, [writer.account_id])
+        first = {row[0]: (place, row) for place, row in reversed(list(enumerate(rows)))}
+        there = await self.make()
+        before = await self.sorted_rows(there)
+
+        async def refused(*wrong: Row, code: str = "bad_request") -> None:
+            with pytest.raises(Refusal) as refusal:
+                await there.load(wrong)
+            assert refusal.value.code == code
+            await there.end_load([])
+            assert await self.sorted_rows(there) == before
+
+        for table, (place, row) in first.items():
+            if table != "audit":  # which has no key of its own
+                await refused(*rows[: place + 1], row, code="device_exists" if table == "device" else "bad_request")
+            for column in ("account_id", "space_id"):
+                if column in values(row) and table not in ("account", "space"):
+                    await refused(*rows[:place], with_value(row, column, new_id()))
+            await refused(*rows[:place], (row[0], row[1][:-1]))
+            await refused(*rows[:place], (row[0], ("wrong", *row[1][1:])))
+        await refused(*rows[1:])
+        await refused(("no such table", ()))
+        await refused(rows[0], rows[-1], rows[1])
+        await refused(*rows, everything[0])
+        place, change = first["change"]
+        for column, value in (("sealed", b"short"), ("counter", 99), ("kind", 3), ("seq", 0), ("seq", 99)):
+            await refused(*rows[:place], with_value(change, column, value))
+        await refused(*rows[:place], *rows[place : place + 2][::-1])
+        await there.close()
+
+    async def test_what_is_here_already_is_not_loaded_over(self, store: Store) -> None:
+        writer = await a_full_account(store)
+        rows = await dumped(store, [writer.account_id])
+        everything = await dumped(store)
+        there = await self.make()
+        resident = await new_writer(there)
+        (own_tag,) = (values(row)["address_tag"] for row in await dumped(there) if row[0] == "account")
+        own = await there.device(resident.device_id)
+        assert own is not None
+        await there.set_terms(resident.account_id, Terms(billing_ref="no. 5"))
+        before = await self.sorted_rows(there)
+        place = next(place for place, row in enumerate(rows) if row[0] == "device")
+        for wrong, code in (
+            ([with_value(rows[0], "address_tag", own_tag)], "bad_request"),
+            ([with_value(rows[0], "billing_ref", "no. 5")], "bad_request"),
+            ([with_value(rows[0], "account_id", resident.account_id)], "bad_request"),
+            ([*rows[:place], with_value(rows[place], "device_id", own.device_id)], "device_exists"),
+            ([*rows[:place], with_value(rows[place], "device_pk", own.device_pk)], "device_exists"),
+            (everything, "bad_request"),
+        ):
+            with pytest.raises(Refusal) as refused:
+                await there.load(wrong)
+            assert refused.value.code == code
+            await there.end_load([])
+            assert await self.sorted_rows(there) == before
+        await load(there, rows)
+        await resident.put()
+        with pytest.raises(Refusal):
+            await there.load(rows)
+        await there.close()
+
+    async def test_a_dump_is_one_snapshot_and_writers_go_on_meanwhile(self, store: Store) -> None:
+        writers = [await new_writer(store) for _ in range(4)]
+        for writer in writers:
+            for record in range(200):
+                await writer.put(record)
+        await store.compact(NOW + 1, 50)
+        rows = await dumped(store)
+        async with store.dump() as cursor:
+            again = [await anext(cursor)]
+            for writer in writers:
+                await writer.put(1)
+                await writer.wipe()
+            await new_account(store)
+            assert await store.delete_account(writers[0].account_id) is True
+            async for row in cursor:
+                again.append(row)
+                if len(again) % 100 == 0:
+                    await writers[1].put()
+        assert again == rows
+        assert await dumped(store) != rows
+
+    async def test_a_dump_can_be_left_and_the_store_closed_meanwhile(self) -> None:
+        store = await self.make()
+        writer = await a_full_account(store)
+        async with store.dump() as rows:
+            await anext(rows)
+        await writer.put(9)
+        async with store.dump() as rows:
+            await anext(rows)
+            await store.close()
+        with pytest.raises(StoreUnavailable):
+            await writer.put(10)
+
     # --- many replicas ------------------------------------------------------------------------
 
     async def test_what_one_replica_answered_another_reads(self, store: Store, replica: Store, writer: Writer) -> None:
@@ -1745,8 +2469,8 @@ class StoreExam:
         at_revocation = await head_total()
         answered = await asyncio.gather(*appends)
         assert await head_total() == at_revocation
-        assert sum(1 for appended in answered if not appended.revoked) == at_revocation
-        assert (await other.append(other.draft())).revoked
+        assert sum(1 for appended in answered if not appended.closing) == at_revocation
+        assert (await other.append(other.draft())).closing == "revoked"
 
     async def test_an_attempt_is_charged_and_used_once_over_two_replicas(self, store: Store, replica: Store) -> None:
         attempt = an_attempt()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hub import control
 from hub.client import MANUAL, MISSING, Closed, HubClient, Refusal, WrongKeyCode
 from hub.client.keycode import key_code
 from hub.client.strategies import counter_sum
+from hub.errors import CLOSINGS
 from hub.wire import messages as m
 from tests.hub_rig import APP, Place, hub_in
 
@@ -339,3 +341,100 @@ async def test_a_signal_reaches_the_other_device(place: Place, tmp_path: Path) -
         await b.synced(10)
         await a.send_signal(b"hello")
         await until(lambda: heard == [b"hello"])
+
+
+# --- names, and an account that moves ---------------------------------------------------------
+
+
+async def test_a_device_is_called_what_the_person_says_on_all_devices_and_nowhere_on_the_hub(
+    place: Place, tmp_path: Path
+) -> None:
+    async with device(place, tmp_path / "a") as a, device(place, tmp_path / "b", a.key_code()) as b:
+        a.name_device("  Laptop in the attic ")
+        await a.synced(10)
+        await until(lambda: b.device_names() == {a.device_id.hex(): "Laptop in the attic"})
+        kept = b"".join(path.read_bytes() for path in place.data_dir.iterdir() if path.is_file())
+        assert b"attic" not in kept and b"_devices" not in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"), [("", False), ("  ", False), ("n", True), ("n" * 64, True), ("n" * 65, False)]
+)
+async def test_a_devices_name_has_1_to_64_characters(name: str, fits: bool, tmp_path: Path) -> None:
+    client = await HubClient.open(tmp_path / "a", app_id=APP, hub_url="http://localhost:1")
+    with pytest.raises(LookupError):
+        client.name_device("no key yet")
+    client.create_key()
+    try:
+        if fits:
+            client.name_device(name)
+            assert client.device_names() == {client.device_id.hex(): name}
+        else:
+            with pytest.raises(ValueError, match="1 to 64"):
+                client.name_device(name)
+    finally:
+        await client.stop()
+
+
+async def operated(place: Place, verb: str, client: HubClient, **more: str) -> None:
+    """As the operator at the machine."""
+    account_id = client._storage.setting("account_id")
+    assert account_id is not None
+    await control.ask(place.data_dir, verb, {"account_id": account_id.hex(), **more})
+
+
+async def test_a_suspended_account_stops_its_devices_until_the_person_tries_again(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+        await operated(place, "suspend", a)
+        await until(lambda: a.status.phase == "blocked")
+        assert a.status.error == CLOSINGS["suspended"].message and a.status.moved_to == ""
+        a.collection("notes").put("meanwhile", 1)
+        await operated(place, "resume", a)
+        await a.turn_on()
+        await a.synced(10)
+        assert a.status.error == "" and a.status.unsynced == 0
+
+
+async def test_a_device_comes_back_by_itself_from_a_move_that_was_cancelled(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+        await operated(place, "begin_move", a, url="wss://new.example.org/v1/ws")
+        await until(lambda: a.status.error == CLOSINGS["moving"].message)
+        a.collection("notes").put("meanwhile", 1)
+        await operated(place, "cancel_move", a)
+        await a.synced(20)
+        assert a.status.error == "" and a.status.moved_to == ""
+
+
+async def test_a_device_that_is_told_of_a_move_waits_for_the_person(place: Place, tmp_path: Path) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+        with pytest.raises(LookupError):
+            await a.follow()
+        await operated(place, "begin_move", a, url="wss://127.0.0.1:1/v1/ws")
+        await operated(place, "end_move", a)
+        await until(lambda: a.status.moved_to == "wss://127.0.0.1:1/v1/ws" and a.status.phase == "blocked")
+        assert await a.follow() == "wss://127.0.0.1:1/v1/ws"
+        assert a.status.moved_to == "" and a.status.phase != "blocked"
+    # The app still has the former hub in its settings.
+    again = await HubClient.open(tmp_path / "a", app_id=APP, hub_url=place.hub.url)
+    assert again._identity.hub_url == "wss://127.0.0.1:1/v1/ws"
+    await again.stop()
+
+
+async def test_a_device_that_is_not_running_learns_of_a_move_from_its_first_question(
+    place: Place, tmp_path: Path
+) -> None:
+    async with device(place, tmp_path / "a") as a:
+        await a.synced(10)
+        await operated(place, "begin_move", a, url="wss://new.example.org/v1/ws")
+        await operated(place, "end_move", a)
+        await until(lambda: a.status.moved_to)
+        a._set(moved_to=None)
+    client = await HubClient.open(tmp_path / "a", app_id=APP)
+    with pytest.raises(Closed) as closed:
+        await client.devices()
+    assert closed.value.code == CLOSINGS["moved"].code
+    assert client.status.moved_to == "wss://new.example.org/v1/ws"
+    await client.stop()

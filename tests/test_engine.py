@@ -7,15 +7,16 @@ import itertools
 import msgspec
 import pytest
 
+from hub.client.connection import Closed
 from hub.client.device import Hangup, Send, Wiped
 from hub.client.storage import MemoryStorage, SqliteStorage, State
 from hub.client.strategies import MISSING, THEIRS, Conflict, counter_sum, last_writer_wins, manual, per_field
-from hub.errors import REFUSALS
+from hub.errors import CLOSINGS, REFUSALS
 from hub.terms import Kind
 from hub.wire import messages as m
 from hub.wire.codec import decode_from_device, decode_from_hub, encode
 from hub.wire.header import parse_header
-from tests.engine_hub import Line, Peer, World
+from tests.engine_hub import ACCOUNT, HUB_URL, Line, Peer, World
 
 
 @pytest.fixture
@@ -1126,3 +1127,143 @@ def test_turning_on_after_a_wipe_of_many_collections_is_said_once():
     fresh.carry_out(fresh.engine.start_wipe(world.now))
     world.quiesce()
     assert y.engine.device.mode == "off"  # a later wipe is asked about anew
+
+
+# --- the account lives elsewhere ---
+
+ELSEWHERE = "wss://new.example.org/v1/ws"
+
+
+def moved(world, *peers):
+    """The account leaves for another hub; its devices come here once more and are told."""
+    for peer in peers:
+        peer.cut()
+    world.hub.moved_to = ELSEWHERE
+    world.settle()
+    for peer in peers:
+        peer.drop_line()
+        peer.carry_out(peer.engine.disconnected(str(Closed(CLOSINGS["moved"].code, ""))))
+    world.hub.moved_to = ""
+    world.hub.url = ELSEWHERE
+    world.hub.restore(world.hub.backup(), b"J" * 16)
+
+
+def test_a_device_that_is_told_of_a_move_says_so_and_goes_nowhere_by_itself():
+    world, x = synced()
+    moved(world, x)
+    status = x.status()
+    assert (status.moved_to, status.phase) == (ELSEWHERE, "blocked")
+    assert status.error == CLOSINGS["moved"].message
+    x.crash()
+    assert x.status().moved_to == ELSEWHERE
+    assert x.engine.device.identity.hub_url == HUB_URL
+
+
+def test_a_device_that_follows_goes_on_as_the_same_one_with_all_that_is_unsent():
+    world, x, y = synced(names="xy")
+    x.put("a", 1)
+    world.settle()
+    moved(world, x, y)
+    x.put("b", 2)
+    for peer in (x, y):
+        peer.carry_out(peer.engine.follow(ELSEWHERE))
+    assert x.status().moved_to == "" and x.engine.device.identity.device_id == x.device_id
+    world.settle()
+    assert x.items() == y.items() == {"a": 1, "b": 2}
+    assert where(x) == where(y) == ("synced", 0, 0)
+    assert [header.counter for header in world.hub.appended] == [1, 2]
+
+
+def test_a_device_that_has_followed_dials_there_also_after_a_crash():
+    world, x = synced()
+    moved(world, x)
+    x.carry_out(x.engine.follow(ELSEWHERE))
+    assert x.storage.setting("hub_url") == ELSEWHERE.encode()
+    assert x.storage.setting("blocked") is None and x.storage.setting("moved_to") is None
+
+
+def test_where_the_device_is_known_under_another_account_it_stops_and_sends_nothing():
+    world, x = synced()
+    moved(world, x)
+    x.put("secret", 1)
+    world.hub.account_id = b"B" * 16
+    appended = len(world.hub.appended)
+    x.carry_out(x.engine.follow(ELSEWHERE))
+    world.settle()
+    assert x.status().phase == "blocked" and "another account" in x.status().error
+    assert x.hangups[-1].retry is False
+    assert len(world.hub.appended) == appended and x.items() == {"secret": 1}
+    assert x.storage.setting("account_id") == ACCOUNT
+
+
+def test_a_device_that_is_let_in_forgets_that_the_account_had_moved():
+    world, x = synced()
+    moved(world, x)
+    world.hub.url = ""
+    x.carry_out(x.engine.turn_on(world.now))
+    world.settle()
+    assert x.status().moved_to == "" and x.status().phase == "synced"
+
+
+def test_a_person_may_say_follow_before_the_hub_has_hung_up():
+    world, x = synced()
+    x.cut()
+    world.hub.moved_to = ELSEWHERE
+    world.settle()
+    assert x.status().moved_to == ELSEWHERE
+    effects = x.engine.follow(ELSEWHERE)
+    x.drop_line()
+    x.carry_out([*effects, *x.engine.disconnected("the account lives at another hub now")])
+    assert x.status().phase == "offline" and x.status().error == ""
+
+
+# --- healing together ---
+
+
+def emptied(world, *peers):
+    """The hub loses everything while nobody is connected."""
+    for peer in peers:
+        peer.cut()
+    world.hub.restore({}, b"J" * 16)
+
+
+def read_all(*peers):
+    """All of them read the log to its head before any of them appends to it."""
+    for peer in peers:
+        peer.connect()
+        while not under_way(peer) and (peer.step_out() or peer.step_in()):
+            pass
+
+
+@pytest.mark.parametrize("first", ["x", "y"])
+def test_an_edit_that_waits_is_not_undone_by_a_device_that_brings_back_what_was_before(first):
+    world, x, y = synced(names="xy")
+    x.put("a", "old")
+    x.put("gone", "old")
+    world.settle()
+    emptied(world, x, y)
+    x.put("a", "new")
+    x.delete("gone")
+    peers = {"x": x, "y": y}
+    other = peers["y" if first == "x" else "x"]
+    read_all(x, y)
+    push(peers[first])
+    push(other)
+    world.settle()
+    assert x.items() == y.items()
+    assert x.items()["a"] == "new"
+    assert where(x) == where(y) == ("synced", 0, 0)
+
+
+def test_an_older_copy_that_was_brought_back_first_gives_way_to_the_newer_one():
+    world, x, y = synced(names="xy")
+    x.put("a", 1)
+    world.settle()
+    y.cut()
+    x.put("a", 2)
+    world.quiesce()
+    emptied(world, x, y)
+    read_all(x, y)
+    push(y)
+    world.settle()
+    assert x.items() == y.items() == {"a": 2}

@@ -530,3 +530,50 @@ async def test_a_revoked_device_is_told_keeps_its_files_and_can_sign_in_again(
     for device in (cellar, attic):
         assert (await process(*once(device)))[0] == OK
     assert attic.tree() == cellar.tree() == {"a": b"1", "b": b"2"}
+
+
+# --- the account moves -----------------------------------------------------------------------
+
+
+async def test_a_folder_says_where_the_account_moved_and_follows_when_it_is_told(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    assert (await process(*once(attic)))[0] == OK
+    assert await attic.command("follow") == FAILED
+    assert "has not moved" in capsys.readouterr().err
+    (facts,) = await hub[0].store.accounts(limit=2)
+    account_id = facts.account.account_id
+    await hub[0].store.begin_move(account_id, canonical_url("http://127.0.0.1:1"))
+    await hub[0].store.end_move(account_id, 1.0)
+    status, said = await process(*once(attic))
+    assert status == FAILED
+    assert "lives at another hub now, http://127.0.0.1:1. To go on there: hub folder follow" in said
+    assert "sign it in anew" not in said
+    assert await attic.command("status") == OK
+    assert "hub folder follow" in capsys.readouterr().out
+    assert await attic.command("follow") == OK
+    assert "Going on at http://127.0.0.1:1." in capsys.readouterr().out
+    assert Home(attic.home).settings()["hub"] == "http://127.0.0.1:1"
+
+
+async def test_a_folder_of_a_suspended_account_says_so(tmp_path: Path, hub: tuple[RunningHub, Terminal]) -> None:
+    (attic,) = await signed_in(tmp_path, *hub, "attic")
+    (facts,) = await hub[0].store.accounts(limit=2)
+    await hub[0].store.suspend(facts.account.account_id, 1.0)
+    status, said = await process(*once(attic))
+    assert status == NOT_SIGNED_IN
+    assert "The operator has suspended the account." in said and "hub folder on" in said
+    assert "sign it in anew" not in said
+
+
+async def test_a_name_given_at_login_is_sealed_and_reaches_the_other_devices(
+    tmp_path: Path, hub: tuple[RunningHub, Terminal]
+) -> None:
+    attic, cellar = Device(tmp_path, "attic"), Device(tmp_path, "cellar")
+    assert await attic.login(hub[0].url, hub[1], "--key-out", str(attic.key_file), "--name", "Old laptop") == OK
+    assert (await process(*once(attic)))[0] == OK
+    assert await cellar.login(hub[0].url, hub[1], "--key", f"@{attic.key_file}") == OK
+    assert (await process(*once(cellar)))[0] == OK
+    async with cellar.opened() as (client, _, _):
+        assert list(client.device_names().values()) == ["Old laptop"]

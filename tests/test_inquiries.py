@@ -9,7 +9,7 @@ import pytest
 
 from hub import inquiries as room
 from hub.errors import StoreUnavailable
-from hub.inquiries import DEVICES_PER_QUESTION_MAX, Life, Revocations, Shared
+from hub.inquiries import DEVICES_PER_QUESTION_MAX, Life, Shared, Stopped
 from hub.store.memory import MemoryStore
 from hub.terms import DeviceId
 from tests.session_rig import person
@@ -133,7 +133,7 @@ async def test_while_the_store_is_away_the_last_name_is_used_and_without_one_the
         await unknown.lately()
 
 
-# --- Revocations ---
+# --- Stopped ---
 
 
 class Slow(MemoryStore):
@@ -146,13 +146,13 @@ class Slow(MemoryStore):
         self.under_way = 0
         self.most_under_way = 0
 
-    async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
+    async def stopped_among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
         self.questions.append(len(device_ids))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
             await self.may_answer.wait()
-            return await super().revoked_among(device_ids)
+            return await super().stopped_among(device_ids)
         finally:
             self.under_way -= 1
 
@@ -161,13 +161,13 @@ async def test_a_thousand_devices_that_open_at_once_are_two_questions() -> None:
     store = Slow()
     await store.open()
     someone = await person(store)
-    revocations = Revocations(store)
+    stopped = Stopped(store)
     ids = [someone.device_id, *(number.to_bytes(16, "big") for number in range(999))]
-    asking = [asyncio.create_task(revocations.is_revoked(device_id)) for device_id in ids]
+    asking = [asyncio.create_task(stopped.closing(device_id)) for device_id in ids]
     await turns()
     store.may_answer.set()
     answers = await asyncio.gather(*asking)
-    assert answers == [False] + [True] * 999  # unknown ones are gone
+    assert answers == [""] + ["revoked"] * 999  # unknown ones are gone
     assert store.questions in ([1, 999], [1000]) and store.most_under_way == 1
 
 
@@ -175,29 +175,29 @@ async def test_a_revocation_before_the_question_is_always_seen() -> None:
     store = Slow()
     await store.open()
     someone = await person(store)
-    revocations = Revocations(store)
-    early = asyncio.create_task(revocations.is_revoked(someone.device_id))
+    stopped = Stopped(store)
+    early = asyncio.create_task(stopped.closing(someone.device_id))
     await turns()
     assert store.questions == [1]  # and it has not been answered
     await store.revoke(someone.account_id, [someone.device_id], 1.0)
-    late = asyncio.create_task(revocations.is_revoked(someone.device_id))
+    late = asyncio.create_task(stopped.closing(someone.device_id))
     await turns()
     store.may_answer.set()
     await early
-    assert await late is True and store.questions == [1, 1]
+    assert await late == "revoked" and store.questions == [1, 1]
 
 
 async def test_a_store_that_fails_is_told_to_everybody_who_asked_and_asked_again_later() -> None:
     store = Slow()
     await store.open()
-    revocations = Revocations(store)
-    asking = [asyncio.create_task(revocations.is_revoked(bytes([n]) * 16)) for n in range(5)]
+    stopped = Stopped(store)
+    asking = [asyncio.create_task(stopped.closing(bytes([n]) * 16)) for n in range(5)]
     await turns()
     await store.close()
     store.may_answer.set()
     assert {type(answer) for answer in await asyncio.gather(*asking, return_exceptions=True)} == {StoreUnavailable}
     with pytest.raises(StoreUnavailable):
-        await revocations.is_revoked(bytes(16))
+        await stopped.closing(bytes(16))
 
 
 @pytest.mark.parametrize(
@@ -213,5 +213,5 @@ async def test_many_devices_are_asked_for_a_thousand_at_a_time(count: int, quest
     await store.open()
     store.may_answer.set()
     ids = {number.to_bytes(16, "big") for number in range(count)}
-    assert await Revocations(store).among(ids) == ids
+    assert await Stopped(store).among(ids) == dict.fromkeys(ids, "revoked")
     assert store.questions == questions

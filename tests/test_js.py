@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent.parent / "clients" / "js"
 FILES = sorted((FOLDER / "test").glob("*.test.js"))
 DEMO = FOLDER.parent / "demo"
 DEMO_FILES = sorted((DEMO / "test").glob("*.test.js"))
+DASHBOARD_FILES = sorted((FOLDER.parent / "dashboard" / "test").glob("*.test.js"))
 NODE_MAJOR = 20
 AT_ONCE = 2
 STAMP = FOLDER / "node_modules" / ".package-lock.json"  # npm writes it last
@@ -84,6 +85,13 @@ def test_javascript(file, runs):
 @pytest.mark.parametrize("file", DEMO_FILES, ids=lambda path: path.name)
 def test_demo(file):
     done = run("node", "--import", str(DEMO / "test" / "client.js"), "--test", "--test-reporter=tap", str(file))
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+    assert re.search(r"^# pass [1-9]", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("file", DASHBOARD_FILES, ids=lambda path: path.name)
+def test_dashboard(file):
+    done = run("node", "--test", "--test-reporter=tap", str(file))
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
     assert re.search(r"^# pass [1-9]", done.stdout, re.M)
 

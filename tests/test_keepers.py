@@ -13,7 +13,7 @@ from hub.bus.local import LocalBus
 from hub.bus.redis import RedisBus
 from hub.config import Secret, Settings
 from hub.errors import StoreUnavailable
-from hub.keepers import BadSetting, make_bus, make_store, open_store
+from hub.keepers import BadSetting, make_bus, make_store, open_store, open_to_read
 from hub.metrics import Metrics
 from hub.secrets import new_secrets
 from hub.store.postgres import PostgresStore
@@ -52,6 +52,25 @@ def test_a_url_that_redis_cannot_use_is_a_sentence_without_its_password():
 def test_the_hub_of_one_folder_loads_no_driver_of_postgres_and_redis():
     program = "import sys, hub.running; print(sorted({'asyncpg', 'redis'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_beside_a_running_hub_its_database_can_be_read_and_not_written(tmp_path):
+    chosen = settings(data_dir=tmp_path / "data")
+    owner = await open_store(chosen)
+    try:
+        with pytest.raises(StoreUnavailable, match="in use"):
+            await open_store(chosen)
+        reader = await open_to_read(chosen)
+        try:
+            await owner.add_invite(b"h" * 32, 2.0)
+            assert [invite.token_hash for invite in await reader.invites()] == [b"h" * 32]
+            with pytest.raises(StoreUnavailable):
+                await reader.add_invite(b"i" * 32, 2.0)
+        finally:
+            await reader.close()
+        assert len(await owner.invites()) == 1
+    finally:
+        await owner.close()
 
 
 async def test_a_start_waits_for_its_database():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import ssl
 import traceback
@@ -163,6 +164,13 @@ def test_a_stranger_cannot_write_sentences_or_links_into_a_mail(app_id, shown):
     text = body(CodeMail("a@b.example", "12345678", "maple otter", app_id, 10), "hub")
     assert shown in text
     assert "evil" not in text and "Bcc" not in text
+
+
+def test_a_mail_to_a_new_address_says_what_it_is_for():
+    change = CodeMail("a@b.example", "12345678", "maple otter", "notes", 10, "change")
+    assert subject(change) not in (subject(ANNA), subject(dataclasses.replace(change, purpose="confirm")))
+    assert "to make this the address of an account" in body(change, "hub")
+    assert "without the code nothing changes" in body(change, "hub")
 
 
 def test_a_mail_that_confirms_says_so():

@@ -176,8 +176,8 @@ async def test_a_storm_of_lost_notices_is_no_storm_on_the_store(line: Line) -> N
         ) -> list[CollectionState]:
             return await self._counted(super().states(account_id, space_id, device_id, collection_ids))
 
-        async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
-            return await self._counted(super().revoked_among(device_ids))
+        async def stopped_among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
+            return await self._counted(super().stopped_among(device_ids))
 
         async def _counted(self, answer):  # type: ignore[no-untyped-def]
             if self.slow:
@@ -275,7 +275,7 @@ async def test_a_recheck_is_due_within_35_seconds_whatever_is_drawn(
 
     async with replica(store, line, watched=False) as hub:
         with monkeypatch.context() as patch:
-            patch.setattr(hub.server, "recheck_revocations", recheck)
+            patch.setattr(hub.server, "recheck_stopped", recheck)
             patch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
             patch.setattr(asyncio, "sleep", sleep)
             with pytest.raises(asyncio.CancelledError):
@@ -332,7 +332,7 @@ async def test_who_connects_while_the_store_is_away_is_asked_to_come_back(store:
         await wire.hang_up()
 
 
-@pytest.mark.parametrize("question", ["session_order", "revoked_among"])
+@pytest.mark.parametrize("question", ["session_order", "stopped_among"])
 async def test_a_session_that_cannot_be_counted_in_is_asked_to_come_back(
     store: MemoryStore, line: Line, question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

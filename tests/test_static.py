@@ -24,19 +24,21 @@ from tests.hub_rig import Place, hub_in
 
 ROOT = Path(__file__).parent.parent
 CHUNK = "leading-ABCD2345.js"
+OF_THE_DASHBOARD = {"require-trusted-types-for": "'script'", "trusted-types": "'none'"}
 SCRIPT = b"export const words = 'one two three four five six seven eight nine ten';\n" * 40
 NOISE = os.urandom(200_000)  # does not get smaller
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A client and a demo as they come with the program."""
+    """A client, a demo and a dashboard as they come with the program."""
     for name, body in {
         "client/hub-client.js": SCRIPT,
         f"client/{CHUNK}": SCRIPT,
         "demo/index.html": b"<!doctype html><title>demo</title>",
         "demo/icons/icon.png": NOISE,
         "demo/app.webmanifest": b"{}",
+        "dashboard/index.html": b"<!doctype html><title>dashboard</title>",
     }.items():
         (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "site" / name).write_bytes(body)
@@ -44,7 +46,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def pages_of(site: Path) -> Pages:
-    return Pages(site / "client", site / "demo")
+    return Pages(site / "client", site / "demo", site / "dashboard")
 
 
 def found(answer: Answer | None) -> Answer:
@@ -66,7 +68,7 @@ def test_a_file_is_sent_with_its_kind(site: Path) -> None:
 
 
 def test_a_folder_without_its_slash_leads_to_the_one_with_it(site: Path) -> None:
-    for folder in ("/demo", "/client"):
+    for folder in ("/demo", "/client", "/dashboard"):
         answer = found(pages_of(site).answer(folder))
         assert (answer.status, answer.headers["Location"]) == (HTTPStatus.PERMANENT_REDIRECT, f"{folder}/")
 
@@ -87,7 +89,7 @@ def test_a_demo_cannot_call_its_own_files_immutable(site: Path) -> None:
 
 def test_every_answer_has_the_guards(site: Path) -> None:
     pages = pages_of(site)
-    for path in (*pages.paths, "/demo", "/client"):
+    for path in (*pages.paths, "/demo", "/client", "/dashboard"):
         headers = found(pages.answer(path, hub_urls=["wss://hub.example.org/v1/ws", "ws://[::1]:8080/v1/ws"])).headers
         policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
         assert policy == {
@@ -102,6 +104,7 @@ def test_every_answer_has_the_guards(site: Path) -> None:
             "base-uri": "'none'",
             "form-action": "'none'",
             "frame-ancestors": "'none'",
+            **(OF_THE_DASHBOARD if path.startswith("/dashboard/") else {}),
         }
         assert headers["Referrer-Policy"] == "no-referrer"
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
@@ -272,9 +275,9 @@ def test_a_hub_without_the_files_has_only_its_first_page() -> None:
     assert b"/demo/" not in found(pages.answer("/")).body
 
 
-def test_the_first_page_leads_to_the_demo_and_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_the_first_page_leads_to_dashboard_and_demo_and_loads_nothing_from_elsewhere(site: Path) -> None:
     page = found(pages_of(site).answer("/")).body.decode()
-    assert 'href="/demo/"' in page
+    assert 'href="/demo/"' in page and 'href="/dashboard/"' in page
     assert not re.search(r"https?:|//|<script|style=|\son\w+=", page)
 
 
@@ -288,7 +291,7 @@ def test_the_client_has_a_list_of_its_files(site: Path) -> None:
 def test_everything_this_repository_serves_is_served() -> None:
     pages = Pages.of_this_hub(serve_demo=True)
     assert pages.left_out == []
-    assert {"/client/hub-client.js", "/client/LICENSES.txt"} <= set(pages.paths)
+    assert {"/client/hub-client.js", "/client/LICENSES.txt", "/dashboard/"} <= set(pages.paths)
     served = sum(1 for path in pages.paths if path.startswith("/client/")) - 1
     assert served == sum(1 for path in (ROOT / "clients/js/dist").rglob("*") if path.is_file())
 
@@ -299,9 +302,9 @@ def test_what_is_served_from_a_checkout_is_packed_into_the_wheel() -> None:
     for here, there in packed.items():
         assert (ROOT / here).exists(), here
         if here != "schema.sql":
-            assert there == here.replace("clients/js/dist", "hub/web/client").replace("clients/demo", "hub/web/demo")
+            assert there == here.replace("clients/js/dist", "hub/web/client").replace("clients/d", "hub/web/d")
     for path in Pages.of_this_hub(serve_demo=True).paths:
-        if path.startswith("/demo/") and not path.endswith("/"):
+        if path.startswith(("/demo/", "/dashboard/")) and not path.endswith("/"):
             name = f"clients{path}"
             assert any(name == here or name.startswith(f"{here}/") for here in packed), f"{name}: see pyproject.toml"
 

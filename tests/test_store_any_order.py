@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hub.errors import Refusal
-from hub.store import Account, Append, Attempt, Charge, Device, Draft, Space, Store
+from hub.store import Account, Append, Attempt, Charge, Device, Draft, Happening, Row, Space, Store, Terms
 from hub.store.memory import MemoryStore
 from hub.store.sqlite import SqliteStore
 from hub.terms import COLLECTION_KINDS, ZERO_ID, CollectionKey, Kind, Limits, Span
-from tests.store_exam import draft_of, sealed
+from tests.store_exam import draft_of, dumped, sealed
 
 Call = Callable[[Store], Coroutine[Any, Any, Any]]
 
@@ -200,6 +200,8 @@ class SameAnswers(RuleBasedStateMachine):
             self.any_space,
             self.any_deletion,
             self.any_limit,
+            self.any_operation,
+            self.any_happening,
         ]
         data.draw(st.sampled_from(deeds))(data)
 
@@ -258,6 +260,45 @@ class SameAnswers(RuleBasedStateMachine):
             "spend again": lambda store: store.spend(charges, at),
             "forget": lambda store: store.forget_spent(at - 8),
             "claim": lambda store: store.claim("name", value),
+        }
+        self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    def any_operation(self, data: st.DataObject) -> None:
+        account, at = data.draw(accounts), data.draw(st.sampled_from([None, None, self.now]))
+        terms = Terms(
+            data.draw(st.sampled_from([None, 500, 9_000])),
+            data.draw(st.sampled_from(["", "family"])),
+            data.draw(st.sampled_from([None, "no. 5"])),
+            data.draw(st.sampled_from([None, self.now + 2])),
+        )
+        tag, kind = data.draw(st.sampled_from(TAGS)), data.draw(st.sampled_from([None, "allowed", "blocked"]))
+        url = data.draw(st.sampled_from(["", "", "wss://there.example"]))
+        attempt_id, step = data.draw(st.sampled_from(self.attempts[-3:])), data.draw(st.integers(0, 3))
+        deeds: dict[str, Call] = {
+            "terms": lambda store: store.set_terms(account, terms),
+            "suspend": lambda store: store.suspend(account, at),
+            "list": lambda store: store.list_address(tag, kind, 1),
+            "withdraw": lambda store: store.withdraw_invite(INVITES[0]),
+            "address": lambda store: store.change_address(attempt_id, account, self.now),
+            "operator": lambda store: store.make_operator(account, bytes(16), self.now),
+            "no operator": lambda store: store.drop_operator(account),
+            "step": lambda store: store.take_step(account, step),
+            "move": lambda store: store.begin_move(account, url),
+            "moved": lambda store: store.end_move(ACCOUNTS[1], self.now),
+            "forget moved": lambda store: store.forget_moved(self.now - 3),
+        }
+        self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
+
+    def any_happening(self, data: st.DataObject) -> None:
+        account, day = data.draw(accounts), data.draw(st.integers(0, 4))
+        what, adds_up = data.draw(st.sampled_from([("exported", False), ("key_refused", True)]))
+        at = self.now + data.draw(st.sampled_from([0, 0, 86_400]))
+        happenings = [Happening(account, at, what, "device", DEVICES[0], adds_up=adds_up)] * 2
+        deeds: dict[str, Call] = {
+            "note": lambda store: store.note(happenings),
+            "forget": lambda store: store.forget_audit(self.now - 3),
+            "grow": lambda store: store.note_growth(day),
+            "forget growth": lambda store: store.forget_growth(day),
         }
         self.both(deeds[data.draw(st.sampled_from(sorted(deeds)))])
 
@@ -332,9 +373,25 @@ async def what_stands(store: Store, now: float) -> list[Any]:
         *(store.spend([Charge(key, SPANS)], now, count=False) for key in KEYS_OF_LIMITS),
         store.tag_generation(),
         *(store.invite_is_open(token, now) for token in INVITES),
-        store.revoked_among(DEVICES),
+        store.stopped_among(DEVICES),
         store.due_deletions(now),
+        dumped_but_its_name(store),
+        store.accounts(limit=9),
+        store.totals(),
+        store.operators(),
+        store.invites(),
+        store.count_listed(),
+        store.near_quota(0.5, QUOTA_BYTES, now, 9),
+        store.silent_devices(3, 9),
+        *(store.moved_device(device_id) for device_id in DEVICES),
+        *(store.space_facts(account_id) for account_id in ACCOUNTS),
+        *(store.audit_counts(what, 0.0, 9) for what in ("exported", "key_refused")),
     )
+
+
+async def dumped_but_its_name(store: Store) -> list[Row]:
+    """A dump of everything but the incarnation, which is drawn at random."""
+    return [row for row in await dumped(store) if row[1][0] != "incarnation"]
 
 
 TestSameAnswers = SameAnswers.TestCase

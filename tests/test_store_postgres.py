@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import re
@@ -12,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,11 +26,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from hub.errors import Refusal, StoreUnavailable
-from hub.store import Account, Answer, SchemaTooNew, SchemaTooOld, Store
-from hub.store import postgres as postgres_room
-from hub.store.postgres import APPEND, HISTORY, READ, READ_LIVE, STATES, WITNESSES, Migration, PostgresStore, migrate
+from hub.store import Account, Answer, Appended, Happening, SchemaTooNew, SchemaTooOld, Store, Terms
+from hub.store.postgres import MIGRATIONS, Migration, PostgresStore, migrate
+from hub.store.postgres import calls as calls_room
 from hub.store.postgres import pool as pool_room
 from hub.store.postgres.batch import Batch
+from hub.store.postgres.log import APPEND, HISTORY, READ, READ_LIVE, STATES, WITNESSES
+from hub.store.postgres.operators import ADD_ENTRY
 from hub.terms import Kind, Limits
 from tests.services import FaultProxy, Postgres, postgres, standby, url_of_any
 from tests.store_exam import (
@@ -51,9 +56,11 @@ from tests.store_exam import (
 )
 from tests.test_store_any_order import LIMITS, QUOTA_BYTES, SameAnswers
 
+THERE = "wss://there.example/v1/ws"
 ROOT = Path(__file__).parent.parent
-PARTITIONED = ("space", "collection", "change", "counter", "receipt", "witness")
-SMALL = ("hub", "account", "device", "spent", "attempt", "invite")  # each before those that refer to it
+PARTITIONED = ("space", "collection", "change", "counter", "receipt", "witness", "audit", "growth")
+# Each before those that refer to it.
+SMALL = ("hub", "account", "operator", "device", "spent", "attempt", "invite", "listed", "moved")
 
 # --- databases ----------------------------------------------------------------------------------
 
@@ -302,7 +309,7 @@ async def test_an_append_that_waited_behind_a_revocation_appends_nothing(
         waiting = asyncio.create_task(writer.append(writer.draft()))
         await somebody_waits(url)
         await db.execute("update device set revoked_at = 1 where device_id = $1", writer.device_id)
-    assert (await waiting).revoked
+    assert (await waiting).closing == "revoked"
     assert await writer.seqs() == []
 
 
@@ -318,6 +325,167 @@ async def test_a_revocation_waits_for_the_append_that_is_under_way(
     assert await revocation == [writer.device_id]
     await witness
     assert await writer.seqs() == [1]
+
+
+@pytest.mark.parametrize(
+    "stop, closing",
+    [("suspended_at = 1", "suspended"), ("moving_to = 'wss://there.example'", "moving")],
+)
+async def test_an_append_that_waited_while_its_account_was_stopped_appends_nothing(
+    url: str, store: PostgresStore, writer: Writer, stop: str, closing: str
+) -> None:
+    other = await new_writer(store)
+    requests = [writer.request(writer.draft(), writer.draft(2)), other.request(other.draft())]
+    async with holding(url, writer.account_id) as db:
+        waiting = asyncio.create_task(store.append(requests, NOW))
+        await somebody_waits(url)
+        await db.execute(f"update account set {stop} where account_id = $1", writer.account_id)
+    stopped, appended = await waiting
+    assert stopped == Appended([], closing=closing)
+    assert appended.answers == [Answer(1)]
+    assert await writer.seqs() == [] and await writer.used_bytes() == 0
+
+
+@pytest.mark.parametrize("stops", ["suspend", "begin_move"])
+async def test_stopping_an_account_waits_for_the_append_that_is_under_way(
+    url: str, store: PostgresStore, writer: Writer, stops: str
+) -> None:
+    stopping = {
+        "suspend": lambda: store.suspend(writer.account_id, NOW),
+        "begin_move": lambda: store.begin_move(writer.account_id, THERE),
+    }
+    async with holding(url, writer.account_id) as db:
+        await append_in(db, writer.request(writer.draft()))
+        waiting = asyncio.create_task(stopping[stops]())
+        await somebody_waits(url)
+        assert not waiting.done()
+    assert await waiting is True
+    assert await writer.seqs() == [1]
+
+
+async def test_what_waited_while_a_move_began_changes_nothing(url: str, store: PostgresStore, writer: Writer) -> None:
+    other = await another(writer)
+    await writer.put()
+    _, _, made = await new_account(store)
+    attempt, change = an_attempt(made.address_tag), an_attempt()
+    await store.add_attempt(attempt)
+    await store.add_attempt(change)
+    before = await every_row(url)
+    deeds: list[Awaitable[Any]] = [
+        store.create_space(a_space(writer.account_id), 50, NOW),
+        store.add_device(a_device(writer.account_id), per_account_max=999, per_app_max=999),
+        store.put_witness(writer.key(), writer.device_id, 1, b"w"),
+        store.revoke(writer.account_id, [other.device_id], NOW),
+        store.approve(writer.account_id, other.device_id),
+        store.schedule_account_deletion(writer.account_id, NOW),
+        store.schedule_space_deletion(writer.account_id, writer.space_id, NOW),
+        store.change_address(change.attempt_id, writer.account_id, NOW),
+    ]
+    async with connected(url) as db, db.transaction():
+        await db.execute("update account set moving_to = $2 where account_id = $1", writer.account_id, THERE)
+        await db.fetchval("select lock_spaces(array[$1::bytea])", writer.account_id)
+        waiting = [asyncio.create_task(_code_of(deed)) for deed in deeds]
+        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        async with connected(url) as watcher:
+            await until(lambda: _at_least(watcher.fetchval(query), len(deeds)))
+    assert await asyncio.gather(*waiting) == ["unavailable"] * len(deeds)
+    assert await store.begin_move(writer.account_id, "")
+    assert sorted(map(repr, await every_row(url))) == sorted(map(repr, before))
+
+
+async def _code_of(deed: Awaitable[Any]) -> str:
+    try:
+        await deed
+    except Refusal as refusal:
+        return refusal.code
+    return ""
+
+
+async def test_a_space_that_waited_to_go_stays_whole_when_a_move_began_first(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    await writer.append(*(writer.draft(number) for number in range(9)))
+    async with connected(url) as db, db.transaction():
+        await db.execute("update account set moving_to = $2 where account_id = $1", writer.account_id, THERE)
+        deeds = [
+            store.delete_space(writer.account_id, writer.space_id),
+            store.delete_account(writer.account_id),
+        ]
+        waiting = [asyncio.create_task(_code_of(deed)) for deed in deeds]
+        await somebody_waits(url)
+    assert await asyncio.gather(*waiting) == ["unavailable"] * 2
+    assert len(await writer.seqs()) == 9
+
+
+async def test_no_step_is_accepted_twice_by_two_replicas(store: PostgresStore, replica: PostgresStore) -> None:
+    account_id, *_ = await new_account(store)
+    assert await store.make_operator(account_id, new_id(), NOW)
+    for step in (7, 8):
+        taken = await asyncio.gather(*((store, replica)[number % 2].take_step(account_id, step) for number in range(8)))
+        assert sum(taken) == 1
+    assert not await replica.take_step(account_id, 7)
+
+
+async def test_what_adds_up_joins_the_entry_that_came_while_it_waited(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    refused = Happening(writer.account_id, NOW, "key_refused", "device", writer.device_id, adds_up=True)
+    async with connected(url) as db, db.transaction():
+        await db.execute("select from account where account_id = $1 for no key update", writer.account_id)
+        waiting = [asyncio.create_task(store.note([refused, refused])) for _ in range(3)]
+        await somebody_waits(url)
+        await db.execute(ADD_ENTRY, *refused[:-1])
+    await asyncio.gather(*waiting)
+    (entry,) = await store.audit(writer.account_id, before=0, limit=9)
+    assert entry.count == 7
+
+
+async def test_of_two_accounts_that_want_one_address_at_once_one_gets_it(
+    store: PostgresStore, replica: PostgresStore
+) -> None:
+    made = [(await new_account(store))[0] for _ in range(2)]
+    for _ in range(10):
+        first = an_attempt()
+        changes = [first, replace(first, attempt_id=new_id())]
+        for change in changes:
+            await store.add_attempt(change)
+        deeds = [
+            keeper.change_address(change.attempt_id, account_id, NOW)
+            for keeper, change, account_id in zip((store, replica), changes, made, strict=True)
+        ]
+        codes = await asyncio.gather(*map(_code_of, deeds))
+        assert sorted(codes) == ["", "enrol_failed"]
+        account = await store.find_account(changes[0].address_tag)
+        assert account is not None and account.account_id == made[codes.index("")]
+
+
+async def test_growth_is_noted_of_the_other_spaces_when_one_goes_meanwhile(
+    url: str, store: PostgresStore, writer: Writer
+) -> None:
+    other = await new_writer(store)
+    async with holding(url, writer.account_id) as db:
+        await db.fetchval("select delete_space($1, $2)", writer.account_id, writer.space_id)
+        waiting = asyncio.create_task(store.note_growth(DAY))
+        await somebody_waits(url)
+    assert await waiting == 1
+    (facts,) = await store.space_facts(other.account_id)
+    assert facts.growth == [(DAY, 0)]
+
+
+async def test_compaction_goes_round_accounts_that_are_moving(url: str, store: PostgresStore, writer: Writer) -> None:
+    other, third = await new_writer(store), await new_writer(store)
+    for number, each in enumerate((writer, other, third)):
+        for _ in range(2):
+            await store.append([each.request(each.draft(1))], NOW + number)
+    assert await store.begin_move(writer.account_id, THERE)
+    assert await store.compact(NOW + 9, 1) == 1
+    assert len((await other.read()).changes) == 1
+    async with holding(url, third.account_id) as db:
+        waiting = asyncio.create_task(store.compact(NOW + 9, 9))
+        await somebody_waits(url)
+        await db.execute("update account set moving_to = $2 where account_id = $1", third.account_id, THERE)
+    assert await waiting == 0
+    assert len((await third.read()).changes) == len((await writer.read()).changes) == 2
 
 
 async def test_a_space_that_came_while_a_batch_waited_is_not_written_without_its_lock(
@@ -393,9 +561,25 @@ async def test_whatever_happens_at_once_nobody_waits_in_a_circle(store: Postgres
             lambda: keeper.forget_attempts(NOW + 1),
             lambda: keeper.spend([a_charge(b"a", (99, 9)), a_charge(b"b", (99, 9))][:: pick.choice([1, -1])], NOW),
             lambda: keeper.add_device(a_device(writer.account_id), per_account_max=999, per_app_max=999),
+            lambda: keeper.suspend(writer.account_id, None),
+            lambda: moves(keeper, writer),
+            lambda: keeper.note([Happening(each.account_id, NOW, "proof_refused", "device") for each in some]),
+            lambda: keeper.note_growth(DAY + number),
+            lambda: changes_address(keeper, writer),
+            lambda: keeper.set_terms(writer.account_id, Terms(billing_ref=pick.choice("ab"))),
+            lambda: keeper.make_operator(writer.account_id, new_id(), NOW),
         ]
         with contextlib.suppress(Refusal):
             await pick.choice(deeds)()
+
+    async def moves(keeper: Store, writer: Writer) -> None:
+        await keeper.begin_move(writer.account_id, THERE)
+        await keeper.begin_move(writer.account_id, "")
+
+    async def changes_address(keeper: Store, writer: Writer) -> None:
+        attempt = an_attempt(tags[writer])
+        await keeper.add_attempt(attempt)
+        await keeper.change_address(attempt.attempt_id, writer.account_id, NOW)
 
     async def enrols(keeper: Store, attempt: Any, number: int) -> None:
         await keeper.add_attempt(attempt)
@@ -507,7 +691,7 @@ async def test_every_key_of_what_grows_begins_with_the_account(url: str) -> None
             "select conrelid::regclass::text, confrelid::regclass::text, pg_get_constraintdef(oid) as text"
             " from pg_constraint where contype = 'f' and conparentid = 0"
         )
-        assert len(references) == 5
+        assert len(references) == 8
         assert all(row["text"].startswith("FOREIGN KEY (account_id") for row in references)
 
 
@@ -598,7 +782,7 @@ async def test_an_append_is_one_round_trip_and_a_full_batch_too(writer: Writer, 
 async def test_a_large_space_is_deleted_in_small_steps_and_nothing_else(
     url: str, store: PostgresStore, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_room, "DELETED_AT_ONCE", 7)
+    monkeypatch.setattr(calls_room, "DELETED_AT_ONCE", 7)
     await writer.put(7)
     before = await every_row(url)
     space = await store.create_space(a_space(writer.account_id), 50, NOW)
@@ -613,6 +797,99 @@ async def test_a_large_space_is_deleted_in_small_steps_and_nothing_else(
         assert kept == used
         assert await store.delete_space(writer.account_id, space.space_id) is True
         assert sorted(map(repr, await every_row(url))) == sorted(map(repr, before))
+
+
+# --- dumps ------------------------------------------------------------------------------------------
+
+
+async def test_a_dump_is_of_one_moment_however_slowly_it_is_read(
+    url: str, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers go on meanwhile; nor does the server end a reader that pauses for longer than it lets others."""
+    monkeypatch.setitem(pool_room.SETTINGS, "idle_in_transaction_session_timeout", "50")
+    store = writer.store
+    await writer.append(*(writer.draft(number) for number in range(200)))
+    async with store.dump() as rows:
+        before = [row async for row in rows]
+    async with store.dump() as rows:
+        read = [await anext(rows), await anext(rows)]
+        others = [await new_writer(store) for _ in range(2)]
+        await others[0].put()
+        await writer.append(writer.draft(kind=Kind.WIPE))
+        await store.delete_space(writer.account_id, writer.space_id)
+        await store._value("select pg_sleep(0.2)")
+        read += [row async for row in rows]
+    assert read == before
+    assert sum(table == "change" for table, _ in before) == 200
+
+
+async def test_a_dump_takes_a_few_rows_at_a_time_from_the_server(writer: Writer) -> None:
+    for number in range(3):
+        await writer.append(*(writer.draft(number * 100 + each, size=100_000) for each in range(100)))
+    gc.collect()
+    async with writer.store.dump() as rows:
+        tracemalloc.start()
+        try:
+            total = sum([len(values[-1]) async for table, values in rows if table == "change"])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert total == 300 * 100_000
+    assert peak < total / 2
+
+
+async def test_a_dump_takes_none_of_the_stores_connections_and_lets_go_of_its_own(url: str) -> None:
+    query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    async with opened(url, connections=2) as store, connected(url) as watcher:
+        await new_writer(store)
+        there = await watcher.fetchval(query)
+        with pytest.raises(OSError, match="disk full"):
+            async with store.dump() as rows:
+                await anext(rows)
+                assert await store.count_accounts() == 1
+                assert await watcher.fetchval(query) == there + 1
+                raise OSError("disk full")
+        await until(lambda: _is(watcher.fetchval(query), there))
+
+
+async def _is(number: Awaitable[int], wanted: int) -> bool:
+    return await number == wanted
+
+
+async def test_a_dump_whose_line_breaks_is_unavailable(url: str, writer: Writer) -> None:
+    await writer.append(*(writer.draft(number) for number in range(200)))
+    async with writer.store.dump() as rows, connected(url) as db:
+        await anext(rows)
+        idle = "state = 'idle in transaction' and datname = current_database()"
+        assert await db.fetchval(f"select pg_terminate_backend(pid) from pg_stat_activity where {idle}")
+        with pytest.raises(StoreUnavailable):
+            [row async for row in rows]
+
+
+async def test_a_load_that_cannot_be_kept_whole_is_not_kept_at_all(url: str, store: PostgresStore) -> None:
+    writer = await new_writer(store)
+    await writer.append(*(writer.draft(number) for number in range(20)))
+    async with store.dump([writer.account_id]) as dump:
+        rows = [row async for row in dump]
+    taken = await every_row(url)
+    with pytest.raises(Refusal) as refused:
+        await store.load(rows)
+    assert refused.value.code == "bad_request"
+    assert sorted(map(repr, await every_row(url))) == sorted(map(repr, taken))
+    assert await store.delete_account(writer.account_id)
+    bare = await every_row(url)
+    table, values = rows[0]
+    wide = [(table, (*values[:4], 2**40, *values[5:])), *rows[1:]]  # a day that no column takes
+    for broken in ([*rows, rows[-1]], wide):
+        with pytest.raises(Refusal, match="a row of"):
+            await store.load(broken)
+        assert sorted(map(repr, await every_row(url))) == sorted(map(repr, bare))
+    await store.load(rows)
+    await store.end_load([writer.account_id])
+    writer.store = store
+    assert await writer.seqs() == list(range(1, 21))
+    async with connected(url) as db:
+        assert await db.fetchval("select sum(length(sealed)) from change") == await writer.used_bytes()
 
 
 # --- when the database fails ----------------------------------------------------------------------
@@ -707,7 +984,7 @@ async def test_a_database_that_is_not_there_is_unavailable(url: str, sentence: s
 
 async def test_an_error_of_the_server_is_told_without_the_rows_it_quotes(url: str, store: PostgresStore) -> None:
     account_id, *_ = await new_account(store)
-    query = "insert into account select account_id, '\\x01', null, 0, null from account"
+    query = "insert into account (account_id, address_tag, created_day) select account_id, '\\x01', 0 from account"
     with pytest.raises(StoreUnavailable) as failed:
         await store._execute(query)
     assert "UniqueViolation" in str(failed.value)
@@ -1006,6 +1283,8 @@ async def a_whole_life(store: PostgresStore) -> None:
     await store.renew_incarnation()
     assert await store.claim("secrets", b"mine") == b"mine"
     assert await store.session_order() < await store.session_order()
+    await store.remember("backup", b"today")
+    assert await store.recall("backup") == b"today"
     assert await store.spend([a_charge(b"anna", (1, 60))], NOW) == 0
     assert await store.forget_spent(NOW + 99) == 1
     await store.add_invite(b"token", NOW + 9)
@@ -1028,12 +1307,56 @@ async def a_whole_life(store: PostgresStore) -> None:
     assert len((await store.history(writer.key(), rid(1), before=0, limit=9))[0]) == 1
     await other.wipe()
     await store.note_seen([device.device_id], DAY + 1)
+    await an_operators_day(store, writer)
     assert await store.revoke(account_id, [other.device_id], NOW) == [other.device_id]
     assert await store.schedule_space_deletion(account_id, space.space_id, NOW)
     assert await store.due_deletions(NOW) == ([], [(account_id, space.space_id)])
     assert await store.delete_space(account_id, space.space_id)
     assert await store.delete_account(account_id)
     assert await store.count_accounts() == accounts
+
+
+async def an_operators_day(store: PostgresStore, writer: Writer) -> None:
+    """Every call that is for the operator."""
+    account_id, device_id = writer.account_id, writer.device_id
+    assert await store.set_terms(account_id, Terms(1_000_000, "family", new_id().hex(), NOW + 9))
+    assert await store.suspend(account_id, NOW)
+    assert await store.stopped_among([device_id]) == {device_id: "suspended"}
+    assert await store.suspend(account_id, None)
+    assert await store.make_operator(account_id, new_id(), NOW)
+    assert await store.take_step(account_id, 1)
+    assert await store.drop_operator(account_id)
+    await store.note([Happening(account_id, NOW, "exported", "device", device_id)])
+    assert len(await store.audit(account_id, before=0, limit=9)) == 1
+    assert (account_id, 1) in await store.audit_counts("exported", NOW, 99)
+    assert await store.note_growth(DAY)
+    assert len(await store.space_facts(account_id)) == 1
+    await store.list_address(b"tag", "blocked", DAY)
+    assert await store.listed(b"tag") == "blocked" and (await store.count_listed())["blocked"] == 1
+    await store.list_address(b"tag", None, DAY)
+    await store.add_invite(b"another token", NOW + 9)
+    assert len(await store.invites()) == 1
+    assert await store.withdraw_invite(b"another token")
+    assert account_id in [facts.account.account_id for facts in await store.accounts(limit=99)]
+    assert (await store.totals()).devices >= 2
+    await store.near_quota(0.9, 1_000, NOW, 9)
+    await store.silent_devices(DAY + 99, 9)
+    change = an_attempt()
+    await store.add_attempt(change)
+    await store.change_address(change.attempt_id, account_id, NOW)
+    assert await store.forget_attempts(NOW + 99) == 1
+    async with store.dump([account_id]) as rows:
+        dumped = [row async for row in rows]
+    assert await store.begin_move(account_id, THERE)
+    assert await store.end_move(account_id, NOW)
+    assert await store.moved_device(device_id) is not None
+    await store.load(dumped)
+    await store.end_load([account_id])
+    assert await store.forget_moved(NOW + 1) == 0, "it came back"
+    async with store.dump([account_id]) as rows:
+        assert [row async for row in rows] == dumped
+    assert await store.forget_audit(NOW + 1) == 1
+    assert await store.forget_growth(DAY + 1) >= 1
 
 
 async def test_the_functions_find_their_tables_whatever_the_caller_looks_through(url: str, writer: Writer) -> None:
@@ -1054,12 +1377,16 @@ async def test_the_functions_find_their_tables_whatever_the_caller_looks_through
 # --- versions ---------------------------------------------------------------------------------------
 
 NEXT = (
+    *MIGRATIONS,
     Migration(
         pre=("alter table invite add column note text", "create index invite_by_age on invite (expires_at)"),
         post=("drop index spent_by_age",),
     ),
 )
-BROKEN = (Migration(pre=("alter table invite add column note text", "alter table nothing add column n integer")),)
+BROKEN = (
+    *MIGRATIONS,
+    Migration(pre=("alter table invite add column note text", "alter table nothing add column n integer")),
+)
 
 
 async def columns_of(url: str, table: str) -> set[str]:
@@ -1075,6 +1402,106 @@ async def has(url: str, relation: str) -> bool:
         return await db.fetchval("select to_regclass($1) is not null", relation)
 
 
+# What the hub of version 1 said to the database.
+APPEND_OF_1 = APPEND.replace("append_all", "append_batch")
+OLD_SCHEMA = Path(__file__).parent / "schemas/postgres_1.sql"
+LOOKS = (
+    # columns, with their types, defaults and storage, in their order
+    "select c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage::text,"
+    " pg_get_expr(d.adbin, d.adrelid) from pg_attribute as a join pg_class as c on c.oid = a.attrelid"
+    " left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum"
+    " where c.relnamespace = 'public'::regnamespace and a.attnum > 0 and not a.attisdropped",
+    # tables, partitions, indexes and sequences
+    "select relname, relkind::text, reloptions::text, pg_get_expr(relpartbound, oid) from pg_class"
+    " where relnamespace = 'public'::regnamespace",
+    "select indexdef from pg_indexes where schemaname = 'public'",
+    "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint"
+    " where connamespace = 'public'::regnamespace and contype <> 'n' and conparentid = 0",
+    "select proname, pg_get_function_arguments(oid), pg_get_function_result(oid) from pg_proc"
+    " where pronamespace = 'public'::regnamespace",
+    # and what the functions do
+    "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'public'::regnamespace",
+)
+
+
+async def looks(url: str) -> list[list[str]]:
+    """Everything that a schema is."""
+    async with connected(url) as db:
+        return [sorted(repr(tuple(row)) for row in await db.fetch(query)) for query in LOOKS]
+
+
+async def make_version_1(url: str) -> None:
+    """A database as the hub of schema version 1 made it."""
+    await execute(url, "set search_path = public, pg_temp; " + OLD_SCHEMA.read_text("utf-8"))
+    values = "('schema_version', '1'), ('schema_compatible', '1'), ('incarnation', $1), ('tag_generation', '0')"
+    async with connected(url) as db:
+        await db.execute(f"insert into hub (key, value) values {values}", new_id())
+
+
+async def test_a_migrated_database_is_the_same_as_a_new_one(pg_server: Postgres, empty_url: str) -> None:
+    await make_version_1(empty_url)
+    assert await migrate(empty_url, post=True) == (
+        "the database was brought from schema version 1 to 2; what hubs older than schema version 2 needed was removed"
+    )
+    new_url = await new_database(pg_server)
+    await migrate(new_url)
+    try:
+        for migrated, new in zip(await looks(empty_url), await looks(new_url), strict=True):
+            assert migrated == new
+    finally:
+        await drop_database(pg_server, new_url)
+
+
+async def test_the_half_before_only_adds(empty_url: str) -> None:
+    await make_version_1(empty_url)
+    before = await looks(empty_url)
+    await migrate(empty_url)
+    after = await looks(empty_url)
+    for looked, found in zip(before[:-1], after[:-1], strict=True):
+        assert set(looked) <= set(found)
+
+
+async def test_an_older_hub_goes_on_beside_a_newer_one(empty_url: str) -> None:
+    await make_version_1(empty_url)
+    async with opened(empty_url) as store, as_the_hub(empty_url) as old:
+        writers = [await new_writer(store) for _ in range(4)]
+        plain, suspended, moving, gone = writers
+        await store.suspend(suspended.account_id, NOW)
+        with pytest.raises(Refusal, match="older hub"):
+            await store.begin_move(moving.account_id, THERE)
+        await old.execute("update account set moving_to = $2 where account_id = $1", moving.account_id, THERE)
+        await store.revoke(gone.account_id, [gone.device_id], NOW)
+        requests = [writer.request(writer.draft(), writer.draft(2, kind=Kind.DELETE)) for writer in writers]
+        batch = Batch(requests)
+        row = await old.fetchrow(APPEND_OF_1, *batch.arguments(NOW, 1_000, NO_BOUND))
+        assert row["alive"] == [True, True, True, False]
+        assert row["codes"] == [None, None, *["quota_exceeded"] * 4, None, None]
+        assert row["seqs"] == [1, 2, *[0] * 6]
+        assert await plain.seqs() == [1, 2]
+        assert await suspended.seqs() == await moving.seqs() == await gone.seqs() == []
+        assert await plain.answer(plain.draft()) == Answer(3)
+        await old_hub_deletes(old, store, plain)
+        await migrate(empty_url, post=True)
+        with pytest.raises(asyncpg.UndefinedFunctionError):
+            await old.fetchrow(APPEND_OF_1, *batch.arguments(NOW, 1_000, NO_BOUND))
+        assert await store.begin_move(suspended.account_id, THERE)
+
+
+async def old_hub_deletes(old: Any, store: PostgresStore, writer: Writer) -> None:
+    """What it says to delete an account, which now has rows that it knows nothing of."""
+    account_id = writer.account_id
+    await store.make_operator(account_id, new_id(), NOW)
+    await store.note([Happening(account_id, NOW, "exported", "device")])
+    assert await store.note_growth(DAY)
+    async with old.transaction():
+        await old.fetchval("select lock_spaces(array[$1::bytea])", account_id)
+        await old.fetchval("select delete_space($1, $2)", account_id, writer.space_id)
+        await old.execute("delete from device where account_id = $1", account_id)
+        await old.execute("delete from account where account_id = $1", account_id)
+    for table in ("operator", "audit", "growth"):
+        assert await old.fetchval(f"select count(*) from {table} where account_id = $1", account_id) == 0
+
+
 async def test_two_versions_run_together_between_pre_and_post(empty_url: str) -> None:
     async with opened(empty_url) as old:
         writer = await new_writer(old)
@@ -1087,12 +1514,12 @@ async def test_two_versions_run_together_between_pre_and_post(empty_url: str) ->
             await a_whole_life(old)
             async with opened(empty_url) as another_old:
                 await another_old.ping()
-            assert await migrate(empty_url, migrations=NEXT) == "the database is at schema version 2; nothing to do"
+            assert await migrate(empty_url, migrations=NEXT) == "the database is at schema version 3; nothing to do"
             said = await migrate(empty_url, post=True, migrations=NEXT)
-            assert said == "what hubs older than schema version 2 needed was removed"
+            assert said == "what hubs older than schema version 3 needed was removed"
             assert not await has(empty_url, "spent_by_age")
             assert await migrate(empty_url, post=True, migrations=NEXT) == (
-                "the database is at schema version 2; nothing to do"
+                "the database is at schema version 3; nothing to do"
             )
             assert await writer.seqs() == [1, 2, 3, 4, 5]
     with pytest.raises(SchemaTooNew, match="Start the newer hub"):
@@ -1102,7 +1529,7 @@ async def test_two_versions_run_together_between_pre_and_post(empty_url: str) ->
 
 
 async def test_four_new_replicas_at_once_migrate_once(empty_url: str) -> None:
-    assert await migrate(empty_url) == "the database was made, at schema version 1"
+    assert await migrate(empty_url) == "the database was made, at schema version 2"
     stores = [PostgresStore(empty_url, migrations=NEXT) for _ in range(4)]
     await asyncio.gather(*(store.open() for store in stores))
     await asyncio.gather(*(store.close() for store in stores))
@@ -1110,7 +1537,7 @@ async def test_four_new_replicas_at_once_migrate_once(empty_url: str) -> None:
 
 
 async def test_a_new_database_is_what_all_migrations_lead_to(empty_url: str) -> None:
-    assert await migrate(empty_url, migrations=NEXT) == "the database was made, at schema version 2"
+    assert await migrate(empty_url, migrations=NEXT) == "the database was made, at schema version 3"
     assert "note" in await columns_of(empty_url, "invite") and not await has(empty_url, "spent_by_age")
     with pytest.raises(SchemaTooNew):
         await PostgresStore(empty_url).open()
@@ -1138,7 +1565,7 @@ async def test_a_migration_gives_up_rather_than_hold_up_everybody(
             await reader.fetch("select * from invite")
             with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
                 await migrate(empty_url, migrations=NEXT)
-        assert "version 1 to 2" in await migrate(empty_url, migrations=NEXT)
+        assert "version 2 to 3" in await migrate(empty_url, migrations=NEXT)
 
 
 async def test_a_hub_whose_role_may_not_migrate_says_what_to_run(roles: Roles) -> None:
@@ -1148,7 +1575,8 @@ async def test_a_hub_whose_role_may_not_migrate_says_what_to_run(roles: Roles) -
         await a_whole_life(store)
     with pytest.raises(SchemaTooOld, match="hub migrate"):
         await PostgresStore(hub_url, migrations=NEXT).open()
-    with_table = (Migration(pre=("create table later (n integer primary key)", "create sequence later_number")),)
-    assert "1 to 2" in await migrate(owner_url, serving_url=hub_url, migrations=with_table)
+    later = Migration(pre=("create table later (n integer primary key)", "create sequence later_number"))
+    with_table = (*MIGRATIONS, later)
+    assert "2 to 3" in await migrate(owner_url, serving_url=hub_url, migrations=with_table)
     async with opened(hub_url, migrations=with_table) as store:
         await store._execute("insert into later select nextval('later_number')")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from hub.errors import StoreUnavailable
-from hub.store import SchemaTooNew, Store
+from hub.store import Happening, Row, SchemaTooNew, SchemaTooOld, Store
 from hub.store import sqlite as sqlite_room
 from hub.store.sqlite import SqliteStore
 from hub.store.sqlite import file as file_room
@@ -33,8 +33,10 @@ from tests.store_exam import (
     StoreExam,
     Writer,
     a_charge,
+    a_full_account,
     an_attempt,
     another,
+    dumped,
     new_account,
     new_writer,
     rid,
@@ -510,7 +512,9 @@ def as_version_1(path: Path, to: Path) -> None:
         db.executescript(SCHEMA_1)
         db.execute("attach ? as new", (str(path),))
         for (table,) in db.execute("select name from main.sqlite_master where type = 'table'").fetchall():
-            columns = [name for _, name, *_ in db.execute(f"pragma new.table_info({table})")]
+            columns = [name for _, name, *_ in db.execute(f"pragma main.table_info({table})")]
+            if table == "account":
+                columns.remove("used_bytes")
             db.execute(f"insert into main.{table} ({', '.join(columns)}) select {', '.join(columns)} from new.{table}")
         used = "select coalesce(sum(used_bytes), 0) from main.space where space.account_id = account.account_id"
         db.execute(f"update main.account set used_bytes = ({used})")
@@ -749,7 +753,8 @@ async def test_a_slow_reader_delays_the_scrubbing_to_a_later_write(
 ) -> None:
     writer = await new_writer(store)
     body = (await writer.put(size=500)).sealed[112:]
-    await pragma(store, "busy_timeout = 1")
+    monkeypatch.setattr(sqlite_room, "SCRUB_WITHIN_MS", 1)
+    monkeypatch.setattr(sqlite_room, "SCRUB_AGAIN_S", 0.0)
     gate, reached = threading.Event(), threading.Event()
 
     def linger(db: sqlite3.Connection) -> None:
@@ -794,3 +799,127 @@ async def test_a_wipe_that_a_crash_left_in_the_wal_is_finished_at_the_next_start
 async def test_two_calls_read_at_once(store: SqliteStore) -> None:
     both = threading.Barrier(2, timeout=30)
     await asyncio.gather(*(store._readers.run(lambda db: both.wait()) for _ in range(2)))
+
+
+# --- beside a running hub -----------------------------------------------------------------------
+
+
+async def test_a_store_that_only_reads_reads_beside_a_running_hub_and_takes_no_lock(
+    store: SqliteStore, path: Path
+) -> None:
+    writer = await a_full_account(store)
+    async with opened(path, read_only=True) as reader:
+        await reader.ping()
+        assert await dumped(reader) == await dumped(store)
+        await writer.put(7)
+        assert await reader.account(writer.account_id) == await store.account(writer.account_id)
+        for write in (
+            reader.append([writer.request(writer.draft())], NOW),
+            reader.claim("name", b"value"),
+            reader.renew_incarnation(),
+            reader.session_order(),
+            reader.load([]),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await write
+        assert "hub-store-writer" in [thread.name for thread in threading.enumerate()]
+    await store.ping()
+    with pytest.raises(StoreUnavailable):
+        await SqliteStore(path).open()  # the hub still has its lock
+
+
+async def test_a_store_that_only_reads_needs_no_hub_and_leaves_the_file_alone(path: Path) -> None:
+    async with opened(path) as store:
+        await a_full_account(store)
+        rows = await dumped(store)
+    before = contents(path)
+    async with opened(path, read_only=True) as reader:
+        assert await dumped(reader) == rows
+        async with opened(path) as store:  # a hub starts meanwhile
+            await new_account(store)
+    async with opened(path, read_only=True) as reader:
+        assert await reader.count_accounts() == 2
+    assert contents(path) != before
+
+
+async def test_a_store_that_only_reads_refuses_what_it_does_not_know(path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="is not there"):
+        await SqliteStore(path, read_only=True).open()
+    assert contents(path) == b""
+    async with opened(path):
+        pass
+    before = contents(path)
+    with pytest.raises(SchemaTooOld, match="older hub"):
+        await SqliteStore(path, read_only=True, migrations=NEXT).open()
+    with pytest.raises(SchemaTooNew, match="newer hub"):
+        await SqliteStore(path, read_only=True, migrations=MIGRATIONS[:-1]).open()
+    assert contents(path) == before
+    fill(path, b"no database at all, whatever its name says")
+    with pytest.raises(StoreUnavailable):
+        await SqliteStore(path, read_only=True).open()
+
+
+async def test_what_is_wiped_during_a_dump_is_in_no_file_after_it(store: SqliteStore, path: Path) -> None:
+    writer = await new_writer(store)
+    body = (await writer.put(size=500)).sealed[112:]
+    async with store.dump() as rows:
+        await anext(rows)
+        await writer.wipe()
+        assert pieces_left(path.parent, [body]) == 1
+    assert pieces_left(path.parent, [body]) == 0
+
+
+async def test_writes_do_not_wait_for_a_dump(store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = await new_writer(store)
+    await writer.put()
+    monkeypatch.setattr(sqlite_room, "SCRUB_AGAIN_S", 3_600.0)
+    tries = [0]
+
+    def counted(db: sqlite3.Connection) -> None:
+        tries[0] += 1
+        scrub(db)
+
+    scrub = store._scrub
+    monkeypatch.setattr(store, "_scrub", counted)
+    async with store.dump() as rows:
+        await anext(rows)
+        await writer.wipe()
+        for record in range(5):
+            await writer.put(record)
+        assert tries == [1]  # each try may wait for the dump, so there is one
+    assert tries == [2] and not store._scrub_due
+
+
+async def test_a_dump_is_held_a_piece_at_a_time(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = await new_writer(store)
+    for record in range(40):
+        await writer.put(record, size=100_000)
+    held: list[int] = []
+    piece = sqlite_room._piece
+
+    def weighed(rows: Iterator[Row]) -> list[Row]:
+        taken = piece(rows)
+        held.append(sum(len(value) for _, values in taken for value in values if isinstance(value, bytes)))
+        return taken
+
+    monkeypatch.setattr(sqlite_room, "_piece", weighed)
+    assert sum(row[0] == "change" for row in await dumped(store)) == 40
+    assert sum(held) > 4_000_000 and max(held) < sqlite_room.PIECE_BYTES_MAX + 101_000
+
+
+async def test_a_database_of_version_2_is_migrated_and_has_known_addresses(path: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.db"
+    async with opened(made) as store:
+        writer = await new_writer(store)
+        await writer.put()
+    as_version_1(made, path)
+    first, _ = MIGRATIONS
+    async with opened(path, migrations=(first,)):
+        pass  # now it is what a program that knew version 2 left
+    async with opened(path) as store:
+        account = await store.account(writer.account_id)
+        assert account is not None and account.address_known and account.plan == "" and account.closing() == ""
+        writer.store = store
+        await writer.put(2)
+        await store.note([Happening(writer.account_id, NOW, "exported", "device")])
+    assert shape(path) == shape(made)

@@ -66,6 +66,12 @@ class DevicesRevoked(Notice, frozen=True, tag="revoked"):
     device_ids: tuple[bytes, ...]
 
 
+class AccountStopped(Notice, frozen=True, tag="stopped"):
+    """The account was suspended, is moving or has moved: close all its sessions with this closing."""
+
+    closing: str
+
+
 class SessionOpened(Notice, frozen=True, tag="opened"):
     """A device connected; its sessions of a lower ``order`` (``Store.session_order``) are replaced."""
 

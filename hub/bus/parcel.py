@@ -20,6 +20,7 @@ import msgspec
 
 from hub.bus import (
     AccountChanged,
+    AccountStopped,
     DevicesRevoked,
     HeadMoved,
     Notice,
@@ -38,7 +39,17 @@ HEAD_BYTES = len(VERSION) + MAC_BYTES + ORIGIN_BYTES
 INLINE_BYTES_MAX = 16_384  # of all changes of a notice together; larger ones are read from the store
 PREFIX = b"hub:"
 
-_Any = HeadMoved | Witnessed | Signalled | PairingPassed | DevicesRevoked | SessionOpened | AccountChanged | NoticesLost
+_Any = (
+    HeadMoved
+    | Witnessed
+    | Signalled
+    | PairingPassed
+    | DevicesRevoked
+    | AccountStopped
+    | SessionOpened
+    | AccountChanged
+    | NoticesLost
+)
 
 
 class Refused(Exception):

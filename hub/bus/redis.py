@@ -80,7 +80,8 @@ class _Channel:
 
 class RedisBus:
     """The bus of one replica.  ``connected`` hears whether Redis carries; ``counted`` hears what became of a notice:
-    "sent", "dropped", "received" or "refused".  Both are plain calls."""
+    "sent", "dropped", "received" or "refused"; ``took`` hears how many seconds Redis needed to take one.  All are plain
+    calls."""
 
     def __init__(
         self,
@@ -89,12 +90,14 @@ class RedisBus:
         *,
         connected: Callable[[bool], None] = lambda carries: None,
         counted: Callable[[str], None] = lambda outcome: None,
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """Raises ``ValueError`` with a sentence, free of secrets, when the URL cannot be used."""
         self._target = Target(url)
         self._parcels = Parcels(internal_key, os.urandom(ORIGIN_BYTES))
         self._tell_connected = connected
         self._count = counted
+        self._took = took
         self._local = LocalBus()
         self._channels: dict[bytes, _Channel] = {}
         self._links: dict[Address, Link] = {}
@@ -316,6 +319,7 @@ class RedisBus:
     def published(self, asked: Asked) -> None:
         """Count it."""
         self._count("sent")
+        self._took(asyncio.get_running_loop().time() - asked.at)
 
     def refused(self, link: Link, asked: Asked, error: ResponseError) -> None:
         """In a cluster the slot has another owner, or none for the moment; elsewhere a right is missing."""

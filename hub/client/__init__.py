@@ -56,6 +56,7 @@ from hub.client.device import (
 from hub.client.engine import Engine, Progress, Status
 from hub.client.keycode import WrongKeyCode, key_code, parse_key_code
 from hub.client.keys import SpaceKeys
+from hub.client.names import DEVICES, device_name
 from hub.client.pairing import HEADS_MAX, Giver, Grant, Me, PairingFailed, Scan, Taker, parse_pairing_code
 from hub.client.sealing import open_sealed, split_record
 from hub.client.storage import SqliteStorage, Storage
@@ -139,13 +140,14 @@ class HubClient:
     ) -> HubClient:
         """The client that keeps its data in the file ``path``, made when missing with mode 0600.
 
-        ``hub_url`` is remembered.  ``tap`` is shown every message of the line, for tests and
-        tools that watch; see ``connection.Tap``.  Raises ``ValueError`` for what is no hub's address.
+        ``hub_url`` is remembered; one that the person has followed away from changes nothing.
+        ``tap`` is shown every message of the line, for tests and tools that watch; see
+        ``connection.Tap``.  Raises ``ValueError`` for what is no hub's address.
         """
         storage = SqliteStorage(Path(path))
-        if hub_url is not None:
+        if hub_url is not None and (url := canonical_url(hub_url).encode()) not in _left(storage):
             with storage.transaction():
-                storage.set_setting("hub_url", canonical_url(hub_url).encode())
+                storage.set_setting("hub_url", url)
         return cls(storage, app_id, tap)
 
     # --- signing in ---
@@ -402,6 +404,22 @@ class HubClient:
         """Another device dropped the remote copies: sync is off here, local data is kept; ask the person."""
         self._on_wiped.append(callback)
 
+    async def follow(self) -> str:
+        """Go on at the hub where the account lives now (``status.moved_to``), with the person's consent; its URL.
+
+        This device stays the same one, with its key and all that is unsent; the hub there
+        must know it as the same account's, else it stops, blocked.  Raises
+        ``LookupError`` when the account has not moved, ``ValueError`` for an address that is no hub's.
+        """
+        if not self.status.moved_to:
+            raise LookupError("the account has not moved")
+        hub_url = canonical_url(self.status.moved_to)
+        left = [*_left(self._storage), self._identity.hub_url.encode()]
+        self._set(left=b"\n".join(url for url in left if url != hub_url.encode()))
+        self._carry(self._engine.follow(hub_url))
+        self._connection.poke()
+        return hub_url
+
     async def forget_alarms(self) -> None:
         """A person has seen the alarms and wants to go on: what was stopped is read anew and compared."""
         self._carry(self._engine.forget_alarms())
@@ -440,6 +458,21 @@ class HubClient:
         """The devices of this app on the account."""
         return (await self._ask(m.ListDevices, m.DeviceList)).devices
 
+    def name_device(self, text: str) -> ChangeId:
+        """Call this device so, for whoever has the key; the hub learns nothing.  1 to 64 characters.
+
+        Raises ``ValueError``; ``LookupError`` before this device has a key.
+        """
+        if not self.has_key:
+            raise LookupError("this device has no key")
+        value = {"name": device_name(text), "since": now().wall}
+        return self.collection(DEVICES).put(self.device_id.hex(), value)
+
+    def device_names(self) -> dict[str, str]:
+        """What the devices of the space are called, by device id in hex; those without a name are left out."""
+        named = self.collection(DEVICES).items()
+        return {key: str(value["name"]) for key, value in named if isinstance(value, dict) and "name" in value}
+
     async def revoke(self, device_ids: Collection[DeviceId]) -> None:
         """Take devices off the account.  This device may always take itself off."""
         await self._ask(lambda number: m.RevokeDevices(number, list(device_ids)), m.Done)
@@ -452,10 +485,6 @@ class HubClient:
         """Remove the space from the hub; when it will be gone, None = it is."""
         space_id = self._engine.device.space_id
         return _when(await self._ask(lambda number: m.DeleteSpace(number, space_id), m.Deleted))
-
-    async def delete_account(self) -> datetime:
-        """Remove the account after the hub's delay; needs account scope and a fresh code."""
-        return _when(await self._ask(m.DeleteAccount, m.Deleted)) or datetime.now(UTC)
 
     # --- inside ---
 
@@ -484,7 +513,9 @@ class HubClient:
         self._connection.poke()
 
     def _become_new_device(self) -> None:
-        self._set(device_id=None, device_seed=None, account_id=None, blocked=None, spaces=None, attempt=None)
+        self._set(
+            device_id=None, device_seed=None, account_id=None, blocked=None, spaces=None, attempt=None, moved_to=None
+        )
         self._engine.device.set_identity(_identity(self._storage, self._app_id))
         # A line that stands was proved by the older device: what the new one seals would be refused on it.
         self._carry([Hangup("this is a new device")])
@@ -500,7 +531,11 @@ class HubClient:
             raise ValueError("no hub is known; open the client with hub_url")
         try:
             async with errand(self._identity) as talk:
-                yield talk
+                try:
+                    yield talk
+                finally:
+                    if talk.moved_to:
+                        self._engine.device.has_moved(talk.moved_to)
         except UNREACHABLE as exc:
             if isinstance(exc, Closed):
                 raise
@@ -511,7 +546,8 @@ class HubClient:
         """A short connection on which this device has proved itself, and its space when it has one."""
         async with self._errand() as talk:
             ready = await talk.ask(m.Auth(talk.proof("auth")), m.Ready)
-            self._engine.device.is_ready(ready)
+            if not self._engine.device.is_ready(ready):
+                raise Refusal("forbidden", self._engine.device.blocked)
             yield talk
 
     async def _ask(self, make: Callable[[int], m.Message], answer: type[M]) -> M:
@@ -738,6 +774,11 @@ def _identity(storage: Storage, app_id: str) -> Identity:
             storage.set_setting("device_id", device_id)
             storage.set_setting("device_seed", seed)
     return Identity(device_id, SigningKey(seed), app_id, (storage.setting("hub_url") or b"").decode())
+
+
+def _left(storage: Storage) -> list[bytes]:
+    """The hubs that the account has left, as an app may still have them in its settings."""
+    return (storage.setting("left") or b"").split()
 
 
 def _keys(storage: Storage) -> SpaceKeys | None:

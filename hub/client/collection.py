@@ -363,6 +363,8 @@ class LocalCollection:
             self.storage.drop_row(row.n)
         if only_snapshots:
             answer: Merged | Verdict | str = THEIRS
+        elif _same(top.value, rows[0].base_value) and _is_known_again(record):
+            answer = MINE
         else:
             answer = self._judge(key, rows[0].base_value, top.value, record.value)
         self._carry_out(answer, replace(top, base_value=rows[0].base_value), record, wall)
@@ -464,7 +466,11 @@ class LocalCollection:
             self._save(replace(record, local=None, dirty=False))
             return
         kind = Kind.DELETE if record.view is None else Kind.PUT
-        self._add_row(record.key, kind, record.view, wall, base=record.value, change_id=change_id)
+        base = record.value
+        if change_id:
+            # It brings back what the log had, and edits nothing: whatever somebody wrote meanwhile stands.
+            base = WAS_NOT_THERE if record.view is None else record.view
+        self._add_row(record.key, kind, record.view, wall, base=base, change_id=change_id)
 
     def _oppose(self, record: RecordRow, rows: list[OutboxRow], wall: float) -> None:
         """What the person sees and what the log has share no known base: unless they are equal the strategy decides."""
@@ -559,6 +565,14 @@ def _relation(record: RecordRow) -> str:
     if record.change_id == ZERO_ID or record.change_id in _ids(record.ancestors):
         return "lacking"
     return "ahead" if record.former in _ids(record.seen) else "apart"
+
+
+def _is_known_again(record: RecordRow) -> bool:
+    """Whether the log's newest change of a record is one that was replaced in a former life of it.
+
+    Another device brought it back that had heard of nothing newer.
+    """
+    return _ids(record.ancestors).count(record.change_id) > 1
 
 
 def _folded(rows: list[OutboxRow]) -> OutboxRow:

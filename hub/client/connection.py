@@ -121,6 +121,7 @@ class Errand:
         self._identity = identity
         self.hello = hello
         self.challenge = challenge
+        self.moved_to = ""  # where the account lives now, when the hub said so
 
     def proof(self, purpose: Purpose) -> bytes:
         """This device's proof on this connection."""
@@ -149,6 +150,8 @@ class Errand:
                     return message
                 if isinstance(message, m.Refused):
                     raise as_refusal(message)
+                if isinstance(message, m.Moved):
+                    self.moved_to = message.url
 
 
 @asynccontextmanager
@@ -288,6 +291,8 @@ class Connection:
             if self._tap:
                 self._tap("closed", closed)
             restarting = closed.code == CLOSINGS["going_away"].code
+            if closed.code == CLOSINGS["moving"].code:
+                self._engine.device.error = str(closed)
             self._carry(self._engine.disconnected(str(closed) if closed.stop else "", restarting=restarting))
             await socket.close()
 

@@ -51,6 +51,7 @@ class Conversation:
         self.entered = False
         self.done = 0  # changes received and appended since there was nothing to do
         self.following: set[int] = set()
+        self.hub_url = device.identity.hub_url
         self._device = device
         self._hello = encode(
             m.Hello([PROTOCOL_VERSION], device.identity.device_id, device.fresh(32), heartbeat_s=heartbeat_s)
@@ -221,6 +222,8 @@ class Conversation:
                 self._device.effects.append(PairingCame(message.channel, message.body))
             case m.AccountNotice():
                 self._device.effects.append(AccountChanged(message))
+            case m.Moved():
+                self._device.has_moved(message.url)
             case m.GoingAway():
                 self._on_going_away(message, now)
             case _:
@@ -262,9 +265,11 @@ class Conversation:
         return self._device.keys is not None and self._device.mode != "off"
 
     def _on_ready(self, message: m.Ready) -> None:
+        if not self._device.is_ready(message):
+            self._device.hang_up("another account", retry=False)
+            return
         self._ready = message
         self._heartbeat_s = float(message.heartbeat_s or self._heartbeat_s)
-        self._device.is_ready(message)
         self.begin()
 
     def _enter_or_create(self) -> None:

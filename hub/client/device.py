@@ -164,6 +164,26 @@ class Device:
         self.effects.append(Moved())
 
     @property
+    def moved_to(self) -> str:
+        """Where the account lives now, as the hub said that it has left; empty = here."""
+        return (self.storage.setting("moved_to") or b"").decode()
+
+    def has_moved(self, url: str) -> None:
+        """The hub says that the account lives elsewhere now; whether to go there is the person's to say."""
+        with self.transaction():
+            self.storage.set_setting("moved_to", url.encode())
+        self.effects.append(Moved())
+
+    def follow(self, hub_url: str) -> None:
+        """Dial another hub from now on, as the same device: key, counters and outbox stay."""
+        self.identity = self.identity._replace(hub_url=hub_url)
+        with self.transaction():
+            self.storage.set_setting("hub_url", hub_url.encode())
+            self.storage.set_setting("moved_to", None)
+            self.storage.set_setting("blocked", None)
+        self.hang_up("the account lives at another hub")
+
+    @property
     def signed_in(self) -> bool:
         """Whether the hub knows this device, as far as we have been told."""
         return self.storage.setting("account_id") is not None
@@ -174,13 +194,21 @@ class Device:
         packed = self.storage.setting("spaces")
         return msgspec.msgpack.decode(packed, type=list[m.SpaceInfo]) if packed else []
 
-    def is_ready(self, ready: m.Ready) -> None:
-        """The hub knows this device."""
+    def is_ready(self, ready: m.Ready) -> bool:
+        """The hub knows this device.
+
+        False, and a person must act, when it knows it as another account's: what is here is no business of that one.
+        """
+        if self.storage.setting("account_id") not in (None, ready.account_id):
+            self.block(f"{self.identity.hub_url} has this device under another account")
+            return False
         with self.transaction():
             self.storage.set_setting("account_id", ready.account_id)
             self.storage.set_setting("spaces", msgspec.msgpack.encode(ready.spaces))
+            self.storage.set_setting("moved_to", None)
         self.usage = Usage(ready.used_bytes, ready.quota_bytes)
         self.effects.append(Moved())
+        return True
 
     def know_spaces(self, spaces: Sequence[m.SpaceInfo]) -> None:
         """The hub told of these spaces; those it told of before stay known.  Part of the caller's transaction."""

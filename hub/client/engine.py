@@ -57,6 +57,7 @@ class Status:
     progress: Progress
     alarms: tuple[StoredAlarm, ...]
     error: str
+    moved_to: str = ""  # where the account lives now, when the hub said that it has left; see ``HubClient.follow``
 
 
 class Engine:
@@ -146,6 +147,11 @@ class Engine:
         self.device.hang_up("read anew")
         return self.device.take_effects()
 
+    def follow(self, hub_url: str) -> list[Effect]:
+        """The account lives at ``hub_url`` now, and the person wants to go there."""
+        self.device.follow(hub_url)
+        return self.device.take_effects()
+
     # --- the connection ---
 
     def connected(self, now: Now, *, heartbeat_s: int = 0) -> list[Effect]:
@@ -164,8 +170,10 @@ class Engine:
         ``restarting`` that it only goes for a moment.
         """
         self.device.leaving = self._talk is not None and (self.device.leaving or restarting)
+        # What a hub said at last is no reason to stop when the person has gone on to another one meanwhile.
+        left = self._talk is not None and self._talk.hub_url != self.device.identity.hub_url
         self._talk = None
-        if blocked:
+        if blocked and not left:
             self.device.block(blocked)
         self.device.effects.append(Moved())
         return self.device.take_effects()
@@ -260,6 +268,7 @@ class Engine:
             progress=Progress(talk.done if talk else 0, remaining),
             alarms=alarms,
             error=error,
+            moved_to=device.moved_to,
         )
 
     def is_appended(self, change_id: ChangeId) -> bool:

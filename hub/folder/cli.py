@@ -21,7 +21,20 @@ from pathlib import Path
 from hub.client import HubClient, PairingFailed
 from hub.errors import HubError
 from hub.folder import files as paths
-from hub.folder.command import ALARMED, FAILED, FOR_EVER_S, MISUSED, OK, Say, Stop, online, opened_client
+from hub.folder.command import (
+    ALARMED,
+    FAILED,
+    FOR_EVER_S,
+    MISUSED,
+    MOVED,
+    OK,
+    Say,
+    Stop,
+    answered,
+    online,
+    opened_client,
+    shown_url,
+)
 from hub.folder.control import CarryOut, ask
 from hub.folder.disk import FolderGone
 from hub.folder.history import NotRestorable, moments, restore
@@ -90,6 +103,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         "status": command("status", _status, "Tell how things stand."),
         "off": command("off", _with_client(_off), "Switch sync off; your files stay."),
         "on": command("on", _on, "Switch sync on again."),
+        "follow": command("follow", _with_client(_follow), "Go on at the hub that the account was moved to."),
         "logout": command("logout", _logout, "Sign this device out and forget its keys; your files stay."),
         "history": command("history", _with_client(_history), "List the kept versions of a file."),
         "restore": command("restore", _with_client(_restore), "Bring a file back as it was at a time."),
@@ -119,6 +133,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     enter.add_argument(
         "--device-name", default=platform.node(), metavar="NAME", help="how conflict copies call this one"
     )
+    enter.add_argument("--name", metavar="NAME", help="what your other devices call this one; the hub cannot read it")
     other = parsers["pair"]
     other.add_argument(
         "code", nargs="?", default="", metavar="CODE", help="the code that the other device shows, if any"
@@ -134,7 +149,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     return parsers
 
 
-_NAMES = ("login", "pair", "key", "status", "off", "on", "logout", "history", "restore")
+_NAMES = ("login", "pair", "key", "status", "off", "on", "follow", "logout", "history", "restore")
 
 
 def _time(text: str) -> datetime:
@@ -220,6 +235,8 @@ async def _status(home: Home, options: argparse.Namespace) -> int:
         for root in settings.get("folders", {}).values():
             print(f"folder     {root}")
         print(f"unsent     {client.status.unsynced} changes")
+        if url := client.status.moved_to:
+            print(MOVED.format(url=shown_url(url)))
         for alarm in client.status.alarms:
             print(f"ALARM      {alarm.name}: {alarm.detail}")
         return ALARMED if client.status.alarms else OK
@@ -240,6 +257,17 @@ async def _on(home: Home, options: argparse.Namespace) -> int:
     async with opened_client(home) as client:
         await client.turn_on()
     print("On. Now: hub folder DIR")
+    return OK
+
+
+async def _follow(client: HubClient, home: Home, options: argparse.Namespace, say: Say) -> int:
+    if not client.status.moved_to:
+        await answered(client)  # perhaps this device was not here when the account moved
+    if not client.status.moved_to:
+        raise Stop("The account has not moved.")
+    url = shown_url(await client.follow())
+    home.remember(hub=url)
+    say(f"Going on at {url}. Now: hub folder DIR")
     return OK
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TextIO
 
 from hub.client import HubClient, Status
+from hub.errors import CLOSINGS
 from hub.folder.command import (
     ALARMED,
     FAILED,
     FOR_EVER_S,
+    MOVED,
     NOT_IN_TIME,
     NOT_SIGNED_IN,
     OK,
@@ -23,6 +25,7 @@ from hub.folder.command import (
     SWITCHED_OFF,
     Stop,
     opened_client,
+    shown_url,
 )
 from hub.folder.control import CarryOut, listening
 from hub.folder.disk import Disk
@@ -33,6 +36,7 @@ from hub.folder.sync import FolderSync
 
 CommandInClient = Callable[[HubClient, Home], CarryOut]
 
+SUSPENDED = CLOSINGS["suspended"].message
 STATUS_EVERY_S = 1.0
 SAID_PHASES = {
     "synced": "In step.",
@@ -70,9 +74,13 @@ class Terminal:
             self._tell_once(
                 f"ALARM: {alarm.name}: {alarm.detail}. The hub does not keep to its promises; see the docs."
             )
-        if status.error and status.phase != "offline":
+        if status.moved_to:
+            self._tell_once(MOVED.format(url=shown_url(status.moved_to)))
+        elif status.error and status.phase != "offline":
             self._tell_once(f"{status.error[:1].upper()}{status.error[1:]}.")
-        if status.phase != "offline" or status.error or self._said_phase:
+        if status.error == SUSPENDED:
+            self._tell_once("When it is let in again: hub folder on")
+        elif not status.moved_to and (status.phase != "offline" or status.error or self._said_phase):
             self._tell_phase(status.phase)
         if status.alarms or status.phase in HOPELESS_PHASES:
             self.trouble.set()
@@ -175,6 +183,8 @@ async def _ended(work: asyncio.Task[None], client: HubClient, options: argparse.
                 raise Stop(f"Not in step within {options.timeout:g} s.", NOT_IN_TIME) from None
     if status.alarms:
         return ALARMED
+    if status.moved_to:
+        return FAILED
     if status.phase in ("blocked", "signed-out", "needs-key"):
         return NOT_SIGNED_IN
     return FAILED if status.phase in HOPELESS_PHASES else OK

@@ -36,6 +36,8 @@ async def login(home: Home, options: argparse.Namespace) -> int:
                 await _sign_in(client, options)
             home.remember(device_name=options.device_name or "device", hub=options.hub)
             await _get_key(client, options, key)
+            if options.name is not None:
+                client.name_device(options.name)
         finally:
             await client.stop()
     print("Signed in. Now: hub folder DIR")

@@ -19,7 +19,7 @@ class CodeMail:
     phrase: str  # two words, also shown on the asking device
     app_id: str
     minutes: int  # how long the code works
-    purpose: str = "enrol"  # or "confirm", which the mail must tell apart
+    purpose: str = "enrol"  # or "confirm" or "change", which the mail must tell apart
 
 
 class MailFailed(Exception):

@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 def subject(mail: CodeMail) -> str:
     """One line without the code: subjects stand in the logs of mail servers and on locked screens."""
-    return "Confirm with a code" if mail.purpose == "confirm" else "Sign in on a new device"
+    return _SUBJECT[mail.purpose]
 
 
 def body(mail: CodeMail, hub_name: str) -> str:
@@ -44,12 +44,21 @@ def _asked(mail: CodeMail) -> str:
     app = plain_app(mail.app_id)
     if mail.purpose == "confirm":
         return f"A device of yours asks, through {app}, to change or delete your account"
+    if mail.purpose == "change":
+        return f"Somebody asks, through {app}, to make this the address of an account"
     return f"A new device wants to sign in to your account, for {app}"
 
+
+_SUBJECT = {
+    "enrol": "Sign in on a new device",
+    "confirm": "Confirm with a code",
+    "change": "Confirm this address",
+}
 
 _IGNORE = {
     "enrol": "If you did not ask for this, do nothing: without the code nobody gets in.",
     "confirm": "If you did not ask for this, do nothing, and look at your list of devices.",
+    "change": "If you did not ask for this, do nothing: without the code nothing changes.",
 }
 
 _TEXT = """{asked} ({hub}).

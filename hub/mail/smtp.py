@@ -67,12 +67,21 @@ class SmtpMailer:
         if failure := await self._try(self._letter(mail)):
             raise failure
 
-    async def _try(self, letter: EmailMessage) -> MailFailed | None:
+    async def knock(self, test_to: str = "") -> None:
+        """Connect and log in as for a mail, and mail nothing, or a test letter to one address.
+
+        Raises ``MailFailed`` like ``send``.
+        """
+        if failure := await self._try(self._test_letter(test_to) if test_to else None):
+            raise failure
+
+    async def _try(self, letter: EmailMessage | None) -> MailFailed | None:
         client = self._client()
         try:
             async with asyncio.timeout(self._deadline_s):
                 await client.connect()
-                await client.send_message(letter)
+                if letter:
+                    await client.send_message(letter)
         except (aiosmtplib.SMTPException, OSError) as exc:  # TimeoutError and ssl.SSLError are OSErrors
             return _failure(exc)
         else:
@@ -102,14 +111,21 @@ class SmtpMailer:
         return self._sender.rpartition("@")[2].rstrip("> ") or "localhost"
 
     def _letter(self, mail: CodeMail) -> EmailMessage:
+        return self._letter_of(mail.address, subject(mail), body(mail, self._hub_name))
+
+    def _test_letter(self, address: str) -> EmailMessage:
+        text = f"This is a test of {self._hub_name}: its mails arrive. No code is in it; nothing is to be done.\n"
+        return self._letter_of(address, "Test", text)
+
+    def _letter_of(self, address: str, about: str, text: str) -> EmailMessage:
         letter = EmailMessage()
         letter["From"] = self._sender
-        letter["To"] = mail.address
-        letter["Subject"] = subject(mail)
+        letter["To"] = address
+        letter["Subject"] = about
         letter["Date"] = formatdate()
         letter["Message-ID"] = make_msgid(domain=self._domain)
         letter["Auto-Submitted"] = "auto-generated"  # RFC 3834 5: nobody's holiday notice comes back
-        letter.set_content(body(mail, self._hub_name))
+        letter.set_content(text)
         return letter
 
 

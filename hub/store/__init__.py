@@ -25,7 +25,8 @@ Methods that name a space or device of another account find nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -79,12 +80,12 @@ class Answer(NamedTuple):
 class Appended:
     """What became of one ``Append``."""
 
-    answers: list[Answer]  # one a draft, in their order; empty when revoked
+    answers: list[Answer]  # one a draft, in their order; empty with ``closing``
     fresh: list[tuple[CollectionId, Change]] = field(
         default_factory=list
     )  # newly in the log, in seq order a collection
     used_bytes: int = 0  # of the account, after this append
-    revoked: bool = False  # the device is revoked or gone; nothing was written
+    closing: str = ""  # why the device may not append: "revoked" (or gone), "suspended", "moving"; nothing was written
 
 
 class Page(NamedTuple):
@@ -116,6 +117,127 @@ class Account:
     used_bytes: int
     created_day: int  # days since the Unix epoch
     deleted_at: float | None = None  # when a delayed deletion takes effect
+    plan: str = ""  # a word of the operator's
+    billing_ref: str | None = None  # how a billing system calls the account; unique
+    paid_until: float | None = None  # from then on ``quota_bytes`` counts no more and the hub's default does
+    suspended_at: float | None = None  # by the operator: no device gets in, nothing is lost
+    moving_to: str = ""  # the URL of the hub it is leaving for, or ``ARRIVING``; no device gets in meanwhile
+    address_known: bool = True  # False: its address tag is random, as of an account that came from another hub
+
+    def closing(self) -> str:
+        """The closing that keeps its devices out, of ``errors.CLOSINGS``; empty when they may come in."""
+        return "suspended" if self.suspended_at is not None else "moving" if self.moving_to else ""
+
+    def own_quota(self, now: float) -> int | None:
+        """The quota that counts at ``now``; None = the hub's default."""
+        return None if self.paid_until is not None and self.paid_until <= now else self.quota_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the operator grants an account; fields as of ``Account``."""
+
+    quota_bytes: int | None = None
+    plan: str = ""
+    billing_ref: str | None = None
+    paid_until: float | None = None
+
+
+class AccountFacts(NamedTuple):
+    """An account as its operator sees it."""
+
+    account: Account
+    devices: int  # that are not revoked
+    spaces: int
+    last_seen_day: int  # of the device that was here last; 0 = none
+
+
+class Totals(NamedTuple):
+    """The whole hub in numbers."""
+
+    accounts: int
+    suspended: int
+    devices: int  # that are not revoked
+    spaces: int
+    collections: int
+    used_bytes: int
+
+
+class SpaceFacts(NamedTuple):
+    """What is known of a space beside its row."""
+
+    space: Space
+    created_at: float
+    collections: int
+    changes: int  # ever appended: the sum of the heads
+    last_change_at: float  # 0.0 = none
+    growth: list[tuple[int, int]]  # (day, used_bytes), oldest first
+
+
+class Happening(NamedTuple):
+    """Something that happened on an account, to be kept in its audit list."""
+
+    account_id: AccountId
+    at: float
+    what: str
+    actor: str  # "device", "operator" or "hub"
+    device_id: bytes = b""  # the device that did it
+    subject_id: bytes = b""  # the device or space it was done to
+    adds_up: bool = False  # one entry a day: its count grows
+
+
+class Audited(NamedTuple):
+    """A happening that is kept.  Numbers grow over the whole hub, so of two entries the later has the higher one."""
+
+    number: int
+    at: float  # of the last time, when it adds up
+    what: str
+    actor: str
+    device_id: bytes
+    subject_id: bytes
+    count: int  # type: ignore[assignment]  # hides the tuple's method of that name, which nobody needs
+
+
+class SilentDevice(NamedTuple):
+    """A device that was not here for long, and what waits for it."""
+
+    account_id: AccountId
+    device_id: DeviceId
+    app_id: str
+    last_seen_day: int
+    tombstone_bytes: int  # deletions kept in the spaces of its app, until it has heard of them or is revoked
+
+
+class Invite(NamedTuple):
+    """An invitation; the hub knows the SHA-256 of its token only."""
+
+    token_hash: bytes
+    expires_at: float
+    used_at: float | None
+
+
+class Operator(NamedTuple):
+    """An account that may operate the hub."""
+
+    account_id: AccountId
+    salt: bytes  # 16 bytes: its TOTP secret follows from it and the hub's otp key
+    since: float
+    last_step: int  # the TOTP step that was accepted last; none up to it is accepted again
+
+
+class MovedDevice(NamedTuple):
+    """A device whose account lives at another hub now."""
+
+    device_id: DeviceId
+    device_pk: bytes
+    url: str  # where it dials
+    moved_at: float
+
+
+ARRIVING = "*"  # ``Account.moving_to`` while its rows are being loaded
+
+Row = tuple[str, tuple[object, ...]]
+"""One row of ``dump``: the name of a table of ``hub.store.rows.TABLES``, and its values in the order given there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +324,18 @@ class Store(Protocol):
     async def session_order(self) -> int:
         """A number above every one this store has given before, to whatever replica: tells which session is newer."""
 
+    async def remember(self, name: str, value: bytes) -> None:
+        """Keep ``value`` under ``name``, in place of what was there."""
+
+    async def recall(self, name: str) -> bytes | None:
+        """What is kept under ``name``."""
+
     # --- the log ---
 
     async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
         """Order and keep the drafts of many requests in one transaction; one result an append, in order.
 
-        Each draft is judged in this order: revoked device, unknown space
+        Each draft is judged in this order: device or account that may not (``closing``), unknown space
         (``not_found``), ``device_cloned`` / the first answer again / ``wiped`` for a used
         counter, ``out_of_order``, ``conflict``, ``too_many`` collections,
         ``quota_exceeded`` (deletes, purges and wipes always pass).  An atomic
@@ -345,8 +473,8 @@ class Store(Protocol):
     async def revoke(self, account_id: AccountId, device_ids: Collection[DeviceId], now: float) -> list[DeviceId]:
         """Revoke those of the named devices that are the account's and not yet revoked; which they were."""
 
-    async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
-        """Those of the named devices that are revoked or gone."""
+    async def stopped_among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
+        """Those of the named devices that may not be here, with the closing: "revoked" (or gone), or the account's."""
 
     async def approve(self, account_id: AccountId, device_id: DeviceId) -> bool:
         """End a device's probation; False when the account has no such device, or it is revoked."""
@@ -369,11 +497,140 @@ class Store(Protocol):
     async def invite_is_open(self, token_hash: bytes, now: float) -> bool:
         """Whether this invite exists, is unused and not expired."""
 
+    async def invites(self) -> list[Invite]:
+        """All invitations that are kept, the one that expires last first."""
+
+    async def withdraw_invite(self, token_hash: bytes) -> bool:
+        """Drop an unused invitation; False when there is none."""
+
+    async def list_address(self, address_tag: bytes, kind: str | None, day: int) -> None:
+        """Put an address on the operator's list as "allowed" or "blocked", or with None take it off."""
+
+    async def listed(self, address_tag: bytes) -> str | None:
+        """What the operator's list says of an address."""
+
+    async def count_listed(self) -> dict[str, int]:
+        """How many addresses are on the list, by kind; both kinds are there."""
+
+    async def change_address(self, attempt_id: bytes, account_id: AccountId, now: float) -> None:
+        """Consume the attempt and give the account its address tag, in one transaction; the address is known then.
+
+        Raises and writes nothing: ``Refusal("enrol_failed")`` when the attempt is
+        unknown, consumed or expired, or the tag is another account's;
+        ``Refusal("not_found")`` when the account has gone.
+        """
+
+    # --- for the operator ---
+
+    async def accounts(self, *, after: AccountId = b"", limit: int, matching: str = "") -> list[AccountFacts]:
+        """Accounts in the order of their ids, after one; ``matching``: id in hex begins so, or billing_ref is equal."""
+
+    async def totals(self) -> Totals:
+        """The hub in numbers."""
+
+    async def set_terms(self, account_id: AccountId, terms: Terms) -> bool:
+        """Replace what the operator grants; False when there is no such account.
+
+        Raises ``Refusal("bad_request")`` when the billing_ref is another account's.
+        """
+
+    async def suspend(self, account_id: AccountId, at: float | None) -> bool:
+        """Keep the account's devices out from now on, or with None let them in again; False when there is none.
+
+        No change of the account commits after this has, while it holds.
+        """
+
+    async def near_quota(self, share: float, default_quota: int, now: float, limit: int) -> list[Account]:
+        """Accounts that use at least ``share`` of their quota, the fullest (by share) first."""
+
+    async def silent_devices(self, seen_before_day: int, limit: int) -> list[SilentDevice]:
+        """Devices, not revoked, last seen before that day, those with the most waiting bytes first."""
+
+    async def make_operator(self, account_id: AccountId, salt: bytes, now: float) -> bool:
+        """Let an account operate, under a new salt if it did already; False when there is no such account."""
+
+    async def drop_operator(self, account_id: AccountId) -> bool:
+        """End that; False when it did not operate."""
+
+    async def operators(self) -> list[Operator]:
+        """The accounts that may operate, oldest first."""
+
+    async def take_step(self, account_id: AccountId, step: int) -> bool:
+        """Accept a TOTP step: True for exactly one caller, and only when it is above every one accepted before."""
+
+    # --- what happened, and how it grew ---
+
+    async def note(self, happenings: Sequence[Happening]) -> None:
+        """Keep them in the audit lists.  Those of accounts that are gone are dropped silently.
+
+        One that adds up joins the entry of the same account, what, actor, device, subject and UTC day, if there is one.
+        """
+
+    async def audit(self, account_id: AccountId, *, before: int, limit: int) -> list[Audited]:
+        """Entries of an account with a number below ``before`` (0 = all), newest first."""
+
+    async def audit_counts(self, what: str, since: float, limit: int) -> list[tuple[AccountId, int]]:
+        """How often something happened since then, by account, the most first."""
+
+    async def forget_audit(self, before: float) -> int:
+        """Drop entries older than that; how many."""
+
+    async def space_facts(self, account_id: AccountId) -> list[SpaceFacts]:
+        """The account's spaces with what they hold, oldest first."""
+
+    async def note_growth(self, day: int) -> int:
+        """Keep what every space uses as of ``day`` (days since the Unix epoch), where it differs from what is kept
+        last or replaces what was kept for that day; for how many."""
+
+    async def forget_growth(self, before_day: int) -> int:
+        """Drop what was kept for earlier days; how many."""
+
+    # --- moving, backing up ---
+
+    async def begin_move(self, account_id: AccountId, url: str) -> bool:
+        """Keep the account's devices out (``Account.moving_to``), or with "" let them in again; False for no account.
+
+        Once this has committed, nothing of the account changes while it holds: ``append`` answers with the closing
+        "moving", ``create_space``, ``enrol`` and ``add_device`` raise ``Refusal("unavailable")``, and so does whatever
+        else would write to it on a device's behalf.
+        """
+
+    async def end_move(self, account_id: AccountId, now: float) -> bool:
+        """Remove the account and every row of it but one ``MovedDevice`` for each device that is not revoked.
+
+        False, and nothing done, unless it is moving (and not arriving).
+        """
+
+    async def moved_device(self, device_id: DeviceId) -> MovedDevice | None:
+        """Where this device's account lives now."""
+
+    async def forget_moved(self, before: float) -> int:
+        """Drop what is known of moves before that time; how many devices."""
+
+    def dump(self, account_ids: Collection[AccountId] | None = None) -> AbstractAsyncContextManager[AsyncIterator[Row]]:
+        """Every row of these accounts (None: of the whole hub), of one snapshot, in the order ``load`` takes them.
+
+        Inside the block the rows can be read once, at the reader's pace; writers go on meanwhile.  Derived numbers
+        are not in it: a collection has no short number, a space no used_bytes.
+        """
+
+    async def load(self, rows: Sequence[Row]) -> None:
+        """Keep the next rows of a dump.  Accounts come in as ``ARRIVING`` and stay so until ``end_load``.
+
+        All of one call or none.  Raises ``Refusal("device_exists")`` or
+        ``Refusal("bad_request", sentence)`` when a row cannot be taken (an account,
+        address, device or billing_ref that is here already; a row out of order).
+        """
+
+    async def end_load(self, account_ids: Collection[AccountId]) -> None:
+        """Let the devices of loaded accounts in, with ``moving_to`` and ``suspended_at`` as they were dumped
+        (``moving_to`` empty for an account that was moving here)."""
+
     async def rewrap_addresses(self, wrap: Callable[[bytes], bytes], generation: int) -> int:
         """Replace every address tag below ``generation`` by ``wrap(tag)``, in one transaction; how many were.
 
         For a new pepper: tags are wrapped, never recomputed, since no address is kept.
-        Those of attempts are wrapped with the accounts', uncounted.
+        Those of attempts and of the operator's list are wrapped with the accounts', uncounted.
         """
 
     async def tag_generation(self) -> int:

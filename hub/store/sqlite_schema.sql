@@ -1,4 +1,4 @@
--- The hub's SQLite schema, version 2.  The same tables and columns as schema.sql
+-- The hub's SQLite schema, version 3.  The same tables and columns as schema.sql
 -- at the top level (a test compares them); where the two differ, the reason is here.
 --
 -- Ids are 16 raw bytes.  Times are Unix seconds unless the name says ms or day.
@@ -7,7 +7,8 @@
 -- Primary keys prevent the same thing from being kept twice.  Foreign keys prevent
 -- rows that outlive what they belong to: a deletion that forgets a table fails.
 
--- What the database says of itself: schema_version, incarnation, tag_generation, and what was claimed.
+-- What the database says of itself: schema_version, incarnation, tag_generation, and what was claimed,
+-- and what is remembered.
 create table hub (
     key text primary key,
     value blob not null
@@ -20,10 +21,59 @@ create table account (
     address_tag blob not null unique,
     quota_bytes integer,               -- null = the hub's default
     created_day integer not null,
-    deleted_at real                    -- when a delayed deletion takes effect
+    deleted_at real,                   -- when a delayed deletion takes effect
+    plan text not null default '',     -- a word of the operator's
+    billing_ref text,                  -- how a billing system calls the account
+    paid_until real,                   -- from then on quota_bytes counts no more
+    suspended_at real,
+    moving_to text not null default '',            -- the hub it is leaving for, or '*' while it arrives
+    address_known integer not null default 1       -- 0 = the tag is random
 ) without rowid;
 -- Serves the deletion task: it never looks at accounts that stay.
 create index account_due on account (deleted_at) where deleted_at is not null;
+-- Prevents one billing_ref on two accounts; an index, because a migration can add one.
+create unique index account_by_billing_ref on account (billing_ref);
+-- Serves the tasks that leave moving accounts alone.
+create index account_moving on account (account_id) where moving_to <> '';
+
+-- An account that may operate the hub.
+create table operator (
+    account_id blob primary key references account,
+    salt blob not null,                -- 16 bytes; with a key of the hub's own it gives the TOTP secret
+    since real not null,
+    last_step integer not null         -- the TOTP step that was accepted last
+) without rowid;
+
+-- Addresses that may or may not sign up, as HMACs.
+create table listed (
+    address_tag blob primary key,
+    kind text not null,                -- allowed or blocked
+    listed_day integer not null
+) without rowid;
+
+-- What happened on an account, in words of a fixed list.
+create table audit (
+    account_id blob not null references account,
+    number integer primary key,        -- above every number that is kept
+    at real not null,
+    what text not null,
+    actor text not null,
+    device_id blob not null,           -- empty when none did it
+    subject_id blob not null,          -- empty when it was done to the account
+    count integer not null
+);
+-- Serves an account's list, newest first.
+create index audit_of_account on audit (account_id, number);
+-- Serves forgetting and counting.
+create index audit_by_age on audit (at);
+
+-- Devices whose account lives at another hub now.
+create table moved (
+    device_id blob primary key,
+    device_pk blob not null,
+    url text not null,
+    moved_at real not null
+) without rowid;
 
 -- One installation holding one Ed25519 key.  A revoked device stays, so that its id is never given again.
 create table device (
@@ -96,6 +146,16 @@ create table space (
 ) without rowid;
 -- Serves the deletion task.
 create index space_due on space (deleted_at) where deleted_at is not null;
+
+-- What a space used, on the days on which that had changed.
+create table growth (
+    account_id blob not null,
+    space_id blob not null,
+    day integer not null,
+    used_bytes integer not null,
+    primary key (account_id, space_id, day),
+    foreign key (account_id, space_id) references space
+) without rowid;
 
 -- One log: its head.  Below it, other tables name the collection by the short
 -- number, which here is the rowid.

@@ -8,7 +8,7 @@ rights, bounds and answers; the types here are what the decoder enforces.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -25,6 +25,7 @@ Code = Annotated[str, Meta(min_length=1, max_length=32)]
 Token = Annotated[str, Meta(max_length=128)]
 Bytes = Annotated[bytes, Meta(max_length=262_144)]
 ScopeName = Literal["app", "account"]
+Purpose = Literal["enrol", "confirm", "change"]
 
 
 class Message(Struct, frozen=True, tag_field="type", omit_defaults=True, gc=False):
@@ -89,16 +90,20 @@ class Ready(Message, frozen=True, tag="ready"):
     spaces: list[SpaceInfo]
     probation_until: float = 0.0
     account_deleted_at: float = 0.0
+    address_known: bool = True  # False after a move: nobody can sign in by mail until an address is given
+    plan: str = ""
+    paid_until: float = 0.0
+    operator: bool = False  # the account may operate this hub, after ``operator_code``
 
 
 class RequestCode(Message, frozen=True, tag="request_code"):
-    """Device: mail a code to this address, to enrol this device key.  Before auth or, for ``confirm``, after it."""
+    """Device: mail a code to this address, to enrol this device key.  Before auth; for other purposes after it."""
 
     request: RequestInt
     address: Address
     device_pk: Key32
     app_id: AppId
-    purpose: Literal["enrol", "confirm"] = "enrol"
+    purpose: Purpose = "enrol"
     attempt_id: Id | None = None  # given again to have the same code sent once more
     invite: Token = ""
 
@@ -410,11 +415,104 @@ class ApproveDevice(Message, frozen=True, tag="approve_device"):
     device_id: Id
 
 
+class ChangeAddress(Message, frozen=True, tag="change_address"):
+    """Device: the code mailed to the account's new address (purpose ``change``).  Answered by done."""
+
+    request: RequestInt
+    attempt_id: Id
+    code: Code
+
+
+class ListSpaces(Message, frozen=True, tag="list_spaces"):
+    """Device: the account's spaces with what they take; with app scope only those of the same app."""
+
+    request: RequestInt
+
+
+class GrowthPart(Struct, frozen=True, array_like=True, gc=False):
+    """``[day, used_bytes]``: what a space took at the end of a day (days since the Unix epoch)."""
+
+    day: int
+    used_bytes: int
+
+
+class SpaceStats(Part, frozen=True):
+    """What the hub knows of one space, for the person to see."""
+
+    space_id: Id
+    app_id: str
+    key_epoch: int
+    used_bytes: int
+    created_at: float
+    collections: int
+    changes: int  # ever appended: the sum of the heads
+    last_change_at: float = 0.0  # 0 = none
+    deleted_at: float = 0.0  # when a delayed deletion takes effect; 0 = none is under way
+    growth: list[GrowthPart] = []  # oldest first; days on which nothing moved are left out
+
+
+class SpaceList(Message, frozen=True, tag="space_list"):
+    """Hub: the spaces, oldest first."""
+
+    request: RequestInt
+    spaces: list[SpaceStats]
+
+
+class ListAudit(Message, frozen=True, tag="list_audit"):
+    """Device with account scope: what happened on the account, newest first.  Answered by audit_list."""
+
+    request: RequestInt
+    before: SeqInt = 0  # 0 = from the newest
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class AuditPart(Part, frozen=True):
+    """One thing that happened; ``number`` grows, and names the entry to go on from."""
+
+    number: SeqInt
+    at: float
+    what: str
+    actor: str  # "device", "operator" or "hub"
+    device_id: bytes = b""  # the device that did it
+    subject_id: bytes = b""  # the device or space it was done to
+    count: int = 1  # how often, on that day
+
+
+class AuditList(Message, frozen=True, tag="audit_list"):
+    """Hub: entries, newest first; ``more`` when older ones are kept."""
+
+    request: RequestInt
+    entries: list[AuditPart]
+    more: bool = False
+
+
+class Export(Message, frozen=True, tag="export"):
+    """Device with account scope: the next piece of a bundle of everything kept for the account, sealed as it is."""
+
+    request: RequestInt
+    space_id: Id | None = None  # of this space only
+    cursor: Annotated[bytes, Meta(max_length=128)] = b""  # as the piece before said; empty = from the start
+
+
+class Exported(Message, frozen=True, tag="exported"):
+    """Hub: a piece of the bundle; the pieces one after the other are the file.  An empty ``cursor`` ends it."""
+
+    request: RequestInt
+    bundle: bytes
+    cursor: bytes = b""
+    done_bytes: int = 0  # sealed bytes so far
+    total_bytes: int = 0  # sealed bytes in all, as far as known
+
+
 class DeleteSpace(Message, frozen=True, tag="delete_space"):
-    """Device: remove a space and all it holds; at once when entered, else after a delay.  Answered by deleted."""
+    """Device: remove a space and all it holds: at once when entered or with a fresh code, else after a delay.
+
+    With ``later`` after the delay in any case.  Answered by deleted.
+    """
 
     request: RequestInt
     space_id: Id
+    later: bool = False
 
 
 class DeleteAccount(Message, frozen=True, tag="delete_account"):
@@ -444,6 +542,37 @@ class AccountNotice(Message, frozen=True, tag="account_notice"):
     device_id: bytes = b""
     space_id: bytes = b""
     at: float = 0.0
+
+
+class Moved(Message, frozen=True, tag="moved"):
+    """Hub: the account lives at another hub now; ``url`` is where devices dial.  The connection ends with 4506."""
+
+    url: str
+
+
+# --- operator --------------------------------------------------------------------------------
+
+
+class OperatorCode(Message, frozen=True, tag="operator_code"):
+    """Device of an operator's account: the six digits of the authenticator app.  Answered by done."""
+
+    request: RequestInt
+    code: Code
+
+
+class Operate(Message, frozen=True, tag="operate"):
+    """Operator's device: do this; the verbs and their arguments are those of ``hub admin``.  Answered by operated."""
+
+    request: RequestInt
+    verb: Annotated[str, Meta(min_length=1, max_length=32)]
+    arguments: dict[str, str | int | float | bool | None] = {}
+
+
+class Operated(Message, frozen=True, tag="operated"):
+    """Hub: it was done, and is durable; what the verb gives back."""
+
+    request: RequestInt
+    result: dict[str, Any]
 
 
 # --- both ------------------------------------------------------------------------------------
@@ -504,9 +633,15 @@ FromDevice = (
     | ListDevices
     | RevokeDevices
     | ApproveDevice
+    | ListSpaces
+    | ListAudit
+    | Export
+    | ChangeAddress
     | DeleteSpace
     | DeleteAccount
     | CancelDeletion
+    | OperatorCode
+    | Operate
     | Ping
     | Pong
 )
@@ -525,8 +660,13 @@ FromHub = (
     | History
     | Signal
     | DeviceList
+    | SpaceList
+    | AuditList
+    | Exported
     | Deleted
     | AccountNotice
+    | Moved
+    | Operated
     | Ping
     | Pong
     | GoingAway

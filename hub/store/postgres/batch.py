@@ -1,4 +1,4 @@
-"""The appends of one transaction, as arrays for ``append_batch`` of schema.sql and back."""
+"""The appends of one transaction, as arrays for ``append_all`` of schema.sql and back."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batch:
         return places
 
     def arguments(self, now: float, collections_max: int, quota_bytes: int) -> list[object]:
-        """The arguments of ``append_batch``, in its order."""
+        """The arguments of ``append_all``, in its order."""
         drafts = [draft for append in self._appends for draft in append.drafts]
         headers = [draft.header for draft in drafts]
         lasts = self._lasts()
@@ -84,18 +84,19 @@ class Batch:
         return lasts
 
     def appended(self, row: Mapping[str, Any], now: float) -> list[Appended]:
-        """What became of each append, from the row that ``append_batch`` gave."""
+        """What became of each append, from the row that ``append_all`` gave."""
         used_bytes: list[int] = list(row["used_before"])
         results, first = [], 0
         for append, (account, _, device) in zip(self._appends, self._requests, strict=True):
             end = first + len(append.drafts)
-            if row["alive"][device - 1]:
+            closing = row["closings"][device - 1]
+            if closing is None:
                 fresh = _fresh(append, row, first, int(now * 1000))
                 used_bytes[account - 1] += sum(more or 0 for more in (row["mores"] or ())[first:end])
                 answers = [_answer(row, number) for number in range(first, end)]
                 results.append(Appended(answers, fresh, used_bytes[account - 1]))
             else:
-                results.append(Appended([], revoked=True))
+                results.append(Appended([], closing=closing))
             first = end
         return results
 

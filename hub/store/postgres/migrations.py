@@ -13,6 +13,7 @@ at once one does it and the others find it done.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from importlib.resources import files
@@ -37,8 +38,143 @@ class Migration(NamedTuple):
     post: tuple[str, ...] = ()
 
 
-# The first entry leads from version 1 to 2.  schema.sql is always what all of them together lead to.
-MIGRATIONS: tuple[Migration, ...] = ()
+def schema() -> str:
+    """The text of schema.sql: in the package when installed, beside it in a checkout."""
+    packed = files("hub") / "schema.sql"
+    return (packed if packed.is_file() else files("hub").joinpath("..", "schema.sql")).read_text("utf-8")
+
+
+def _function(name: str) -> str:
+    """The statement that gives a function the text it has in schema.sql, keeping its grants."""
+    found = re.search(rf"^create function {name}\(.*?^end \$\$;$", schema(), re.MULTILINE | re.DOTALL)
+    assert found, f"schema.sql has no function {name}"
+    return found[0].replace("create function", "create or replace function", 1)
+
+
+# Hubs of version 1 call it and know but one reason why a device may not append: that it was revoked, which would
+# end the device for good.  To those of a suspended or moving account the hub is full instead: they keep what they
+# have and try again later.
+_APPEND_BATCH_OF_1 = """
+create or replace function append_batch(
+    account_ids bytea[],
+    device_ids bytea[], device_account integer[],
+    space_ids bytea[], space_account integer[],
+    log_ids bytea[], log_space integer[],
+    writer_log integer[], writer_device integer[],
+    append_space integer[], append_device integer[], append_first integer[], append_last integer[],
+    append_atomic boolean[],
+    draft_writer integer[], draft_kind smallint[], draft_conditional boolean[], draft_record bytea[],
+    draft_change bytea[], draft_counter bigint[], draft_base bytea[], draft_upto bigint[], draft_sealed bytea[],
+    now_s double precision, now_ms bigint, collections_max integer, default_quota bigint,
+    out alive boolean[], out used_before bigint[],
+    out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
+) language plpgsql set search_path from current as $$
+declare
+    answer record;
+begin
+    answer := append_all(
+        account_ids, device_ids, device_account, space_ids, space_account, log_ids, log_space, writer_log,
+        writer_device, append_space, append_device, append_first, append_last, append_atomic, draft_writer,
+        draft_kind, draft_conditional, draft_record, draft_change, draft_counter, draft_base, draft_upto,
+        draft_sealed, now_s, now_ms, collections_max, default_quota
+    );
+    used_before := answer.used_before;
+    codes := answer.codes;
+    seqs := answer.seqs;
+    newest_seqs := answer.newest_seqs;
+    newest_ids := answer.newest_ids;
+    mores := answer.mores;
+    select array_agg(closing is distinct from 'revoked' order by n) into alive
+        from unnest(answer.closings) with ordinality as c(closing, n);
+    for i in 1..cardinality(append_device) loop
+        if answer.closings[append_device[i]] in ('suspended', 'moving') and append_first[i] <= append_last[i] then
+            codes[append_first[i]:append_last[i]] :=
+                array_fill('quota_exceeded'::text, array[append_last[i] - append_first[i] + 1]);
+        end if;
+    end loop;
+end $$;
+"""
+
+# The first entry leads from version 1 to 2.  schema.sql is always what all of them together lead to.  A function
+# has the text it has there, whatever version gave it that: all migrations that are missing run together.
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        pre=(
+            """
+            alter table account
+                add column plan text not null default '',
+                add column billing_ref text unique,
+                add column paid_until double precision,
+                add column suspended_at double precision,
+                add column moving_to text not null default '',
+                add column address_known boolean not null default true
+            """,
+            """
+            create table operator (
+                account_id bytea primary key references account on delete cascade,
+                salt bytea not null,
+                since double precision not null,
+                last_step bigint not null
+            )
+            """,
+            "create table listed (address_tag bytea primary key, kind text not null, listed_day integer not null)",
+            """
+            create table moved (
+                device_id bytea primary key,
+                device_pk bytea not null,
+                url text not null,
+                moved_at double precision not null
+            )
+            """,
+            """
+            create table audit (
+                account_id bytea not null references account on delete cascade,
+                number bigint not null,
+                at double precision not null,
+                what text not null,
+                actor text not null,
+                device_id bytea not null,
+                subject_id bytea not null,
+                count bigint not null,
+                primary key (account_id, number)
+            ) partition by hash (account_id)
+            """,
+            "create index audit_by_age on audit (at)",
+            "create sequence audit_number",
+            """
+            create table growth (
+                account_id bytea not null,
+                space_id bytea not null,
+                day integer not null,
+                used_bytes bigint not null,
+                primary key (account_id, space_id, day),
+                foreign key (account_id, space_id) references space on delete cascade
+            ) partition by hash (account_id)
+            """,
+            """
+            do $$ begin
+                for part in 0..15 loop
+                    execute format('create table audit_%1$s partition of audit'
+                        ' for values with (modulus 16, remainder %1$s)', part);
+                    execute format('create table growth_%1$s partition of growth'
+                        ' for values with (modulus 16, remainder %1$s)', part);
+                end loop;
+            end $$
+            """,
+            *(_function(name) for name in ("append_all", "put_witness", "compact")),
+            _APPEND_BATCH_OF_1,
+        ),
+        post=(
+            """
+            drop function append_batch(
+                bytea[], bytea[], integer[], bytea[], integer[], bytea[], integer[], integer[], integer[], integer[],
+                integer[], integer[], integer[], boolean[], integer[], smallint[], boolean[], bytea[], bytea[],
+                bigint[], bytea[], bigint[], bytea[], double precision, bigint, integer, bigint
+            )
+            """,
+        ),
+    ),
+)
 
 
 class Versions(NamedTuple):
@@ -46,12 +182,6 @@ class Versions(NamedTuple):
 
     version: int
     compatible: int
-
-
-def schema() -> str:
-    """The text of schema.sql: in the package when installed, beside it in a checkout."""
-    packed = files("hub") / "schema.sql"
-    return (packed if packed.is_file() else files("hub").joinpath("..", "schema.sql")).read_text("utf-8")
 
 
 async def versions(db: Connection) -> Versions:

@@ -128,14 +128,18 @@ class Pool:
             with contextlib.suppress(*DRIVER_ERRORS):
                 await db.close(timeout=CONNECT_S)
 
+    def must_be_open(self) -> None:
+        """Raises ``StoreUnavailable`` unless it takes calls."""
+        if not self._open:
+            raise StoreUnavailable("the store is not open")
+
     async def run(self, work: Work[T]) -> T:
         """Have ``work`` done with a connection of its own.
 
         Raises what it raises; ``StoreUnavailable`` when the database fails or does not
         answer in time, when too many calls are waiting, or when not open.
         """
-        if not self._open:
-            raise StoreUnavailable("the store is not open")
+        self.must_be_open()
         if self._calls >= WAITING_MAX + self._size:
             raise StoreUnavailable("too many calls are waiting for the database")
         self._entered()

@@ -20,15 +20,40 @@ from __future__ import annotations
 import itertools
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
 from operator import itemgetter
 from pathlib import Path
 
 from hub.errors import Refusal
-from hub.store import Account, Append, Appended, Attempt, Charge, CollectionState, Device, Page, Space, Store
-from hub.store.sqlite import queries
+from hub.store import (
+    Account,
+    AccountFacts,
+    Append,
+    Appended,
+    Attempt,
+    Audited,
+    Charge,
+    CollectionState,
+    Device,
+    Happening,
+    Invite,
+    MovedDevice,
+    Operator,
+    Page,
+    Row,
+    SilentDevice,
+    Space,
+    SpaceFacts,
+    Store,
+    Terms,
+    Totals,
+)
+from hub.store.loading import Loading
+from hub.store.sqlite import dump, operators, queries
 from hub.store.sqlite.batch import Batch
-from hub.store.sqlite.file import MIGRATIONS, File
+from hub.store.sqlite.file import BUSY_TIMEOUT_MS, MIGRATIONS, File
 from hub.store.sqlite.threads import Crew, T, Work, read_in_one
 from hub.terms import (
     ID_BYTES,
@@ -46,6 +71,10 @@ from hub.terms import (
 )
 
 READERS = 2  # more would not read faster: the file is in the page cache and Python has one core
+ROWS_PER_PIECE_MAX = 256  # of a dump
+PIECE_BYTES_MAX = 1_048_576
+SCRUB_WITHIN_MS = 250  # writes wait meanwhile
+SCRUB_AGAIN_S = 1.0  # after a try that a long reader, such as a dump, was in the way of
 
 
 class SqliteStore:
@@ -58,22 +87,32 @@ class SqliteStore:
         limits: Limits | None = None,
         quota_bytes: int | None = None,
         migrations: Sequence[Sequence[str]] = MIGRATIONS,
+        read_only: bool = False,
     ) -> None:
+        """With ``read_only`` it takes no lock and reads beside a running hub; a write raises ``StoreUnavailable``."""
+        self._read_only = read_only
         self._file = File(Path(path), migrations)
         self._limits = limits or Limits()
         self._quota_bytes = Policy().quota_bytes if quota_bytes is None else quota_bytes
         self._scrub_due = False  # removed bytes may still stand in the WAL; the writer's alone
+        self._scrub_at = 0.0  # not before that
+        self._loading = Loading()  # the writer's alone
+        self._dumps: set[Crew] = set()
         self._writer = Crew("hub-store-writer", 1, self._file.open, self._file.release, self._write)
         self._session_orders = itertools.count(1)
-        self._readers = Crew("hub-store-reader", READERS, self._file.open_reader, lambda: None, read_in_one)
+        connect = self._file.open_to_read if read_only else self._file.open_reader
+        self._readers = Crew("hub-store-reader", READERS, connect, lambda: None, read_in_one)
 
     # --- life ---
 
     async def open(self) -> None:
         """Lock the file, make or migrate it, start the threads.
 
-        Raises ``StoreUnavailable`` when another program holds the file.
+        Raises ``StoreUnavailable`` when another program holds the file.  To read only
+        it does none of that, and also raises ``SchemaTooOld`` for a file that a start would migrate.
         """
+        if self._read_only:
+            return await self._readers.start()
         await self._writer.start()
         try:
             await self._readers.start()
@@ -83,13 +122,16 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what is under way; the file is then whole by itself, without a WAL beside it."""
+        while self._dumps:
+            await self._dumps.pop().stop()
         await self._readers.stop()
         await self._writer.stop()
 
     async def ping(self) -> None:
         """Answers when both a writer and a reader do."""
         await self._readers.run(lambda db: None)
-        await self._writer.run(lambda db: None)
+        if not self._read_only:
+            await self._writer.run(lambda db: None)
 
     async def incarnation(self) -> Incarnation:
         """The name of this life of the log."""
@@ -110,6 +152,16 @@ class SqliteStore:
         self._writer.must_be_open()
         return next(self._session_orders)
 
+    async def remember(self, name: str, value: bytes) -> None:
+        """As promised."""
+        await self._writer.run(lambda db: queries.set_hub_value(db, dump.MEMO + name, value))
+
+    async def recall(self, name: str) -> bytes | None:
+        """As promised."""
+        query = "select value from hub where key = ?"
+        row = await self._readers.run(lambda db: db.execute(query, (dump.MEMO + name,)).fetchone())
+        return row[0] if row else None
+
     def _write(self, db: sqlite3.Connection, work: Work[T]) -> T:
         db.execute("begin immediate")
         try:
@@ -118,14 +170,17 @@ class SqliteStore:
         finally:
             if db.in_transaction:
                 db.execute("rollback")
-        if self._scrub_due or self._file.wal_is_long():
+        if (self._scrub_due or self._file.wal_is_long()) and time.monotonic() >= self._scrub_at:
             self._scrub(db)
         return result
 
     def _scrub(self, db: sqlite3.Connection) -> None:
-        # Busy only while a reader takes longer than the busy timeout; then the next write tries again.
+        # Busy only while a reader takes longer than that, as a dump does; then a later write tries again.
+        db.execute(f"pragma busy_timeout = {SCRUB_WITHIN_MS}")
         busy, _, _ = db.execute("pragma wal_checkpoint(truncate)").fetchone()
+        db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
         self._scrub_due = bool(busy)
+        self._scrub_at = time.monotonic() + SCRUB_AGAIN_S if busy else 0.0
 
     # --- the log ---
 
@@ -195,8 +250,11 @@ class SqliteStore:
 
         def work(db: sqlite3.Connection) -> bool:
             found = queries.find_collection(db, key)
-            if found is None or counter >= 2**63 or not queries.is_alive(db, key.account_id, device_id):
+            if found is None or counter >= 2**63 or operators.stopped(db, device_id) in ("revoked", "suspended"):
                 return False
+            if not queries.is_alive(db, key.account_id, device_id):
+                return False
+            queries.must_stay(db, key.account_id)
             query = (
                 "insert into witness (account_id, collection, device_id, counter, sealed) values (?, ?, ?, ?, ?)"
                 " on conflict do update set counter = excluded.counter, sealed = excluded.sealed"
@@ -222,7 +280,9 @@ class SqliteStore:
         def work(db: sqlite3.Connection) -> int:
             old = db.execute(
                 "select collection, seq from change indexed by change_replaced"
-                " where replaced_at is not null and replaced_at < ? order by replaced_at, collection, seq limit ?",
+                " where replaced_at is not null and replaced_at < ?"
+                " and account_id not in (select account_id from account where moving_to <> '')"
+                " order by replaced_at, collection, seq limit ?",
                 (replaced_before, limit),
             ).fetchall()
             for number, of_number in itertools.groupby(sorted(old), key=itemgetter(0)):
@@ -248,7 +308,18 @@ class SqliteStore:
     async def schedule_space_deletion(self, account_id: AccountId, space_id: SpaceId, at: float | None) -> bool:
         """As promised."""
         query = "update space set deleted_at = ? where account_id = ? and space_id = ?"
-        return await self._writer.run(lambda db: queries.changed(db, query, at, account_id, space_id) == 1)
+        return await self._change(account_id, query, at, account_id, space_id)
+
+    async def _change(self, account_id: AccountId, query: str, *values: object) -> bool:
+        """Whether a statement changed a row of an account that stays; refuses when it is moving."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            if not queries.changed(db, query, *values):
+                return False
+            queries.must_stay(db, account_id)
+            return True
+
+        return await self._writer.run(work)
 
     async def delete_space(self, account_id: AccountId, space_id: SpaceId) -> bool:
         """As promised; the bytes are overwritten when it returns."""
@@ -256,6 +327,7 @@ class SqliteStore:
         def work(db: sqlite3.Connection) -> bool:
             if queries.find_space(db, account_id, space_id) is None:
                 return False
+            queries.must_stay(db, account_id)
             queries.delete_space(db, account_id, space_id)
             self._scrub_due = True
             return True
@@ -389,33 +461,37 @@ class SqliteStore:
         query = "update device set revoked_at = ? where account_id = ? and device_id = ? and revoked_at is null"
 
         def work(db: sqlite3.Connection) -> list[DeviceId]:
+            queries.must_stay(db, account_id)
             return [each for each in device_ids if queries.changed(db, query, now, account_id, each) == 1]
 
         return await self._writer.run(work)
 
-    async def revoked_among(self, device_ids: Collection[DeviceId]) -> set[DeviceId]:
+    async def stopped_among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
         """As promised."""
-        query = "select 1 from device where device_id = ? and revoked_at is null"
 
-        def work(db: sqlite3.Connection) -> set[DeviceId]:
-            return {each for each in device_ids if db.execute(query, (each,)).fetchone() is None}
+        def work(db: sqlite3.Connection) -> dict[DeviceId, str]:
+            closings = ((device_id, operators.stopped(db, device_id)) for device_id in device_ids)
+            return {device_id: closing for device_id, closing in closings if closing}
 
         return await self._readers.run(work)
 
     async def approve(self, account_id: AccountId, device_id: DeviceId) -> bool:
         """As promised; a revoked device is no device."""
         query = "update device set probation_until = null where account_id = ? and device_id = ? and revoked_at is null"
-        return await self._writer.run(lambda db: queries.changed(db, query, account_id, device_id) == 1)
+        return await self._change(account_id, query, account_id, device_id)
 
     async def note_seen(self, device_ids: Collection[DeviceId], day: int) -> None:
-        """As promised; an earlier day changes nothing."""
-        query = "update device set last_seen_day = ?1 where device_id = ?2 and last_seen_day < ?1"
+        """As promised; an earlier day changes nothing, nor does any for an account that is moving."""
+        query = (
+            "update device set last_seen_day = ?1 where device_id = ?2 and last_seen_day < ?1"
+            " and account_id not in (select account_id from account where moving_to <> '')"
+        )
         await self._writer.run(lambda db: [queries.changed(db, query, day, device_id) for device_id in device_ids])
 
     async def schedule_account_deletion(self, account_id: AccountId, at: float | None) -> bool:
         """As promised."""
         query = "update account set deleted_at = ? where account_id = ?"
-        return await self._writer.run(lambda db: queries.changed(db, query, at, account_id) == 1)
+        return await self._change(account_id, query, at, account_id)
 
     async def delete_account(self, account_id: AccountId) -> bool:
         """As promised; the attempts of its address go with it, and the bytes are overwritten when it returns."""
@@ -423,6 +499,7 @@ class SqliteStore:
         def work(db: sqlite3.Connection) -> bool:
             if queries.find_account(db, account_id) is None:
                 return False
+            operators.must_be_free(db, account_id)
             queries.delete_account(db, account_id)
             self._scrub_due = True
             return True
@@ -430,10 +507,14 @@ class SqliteStore:
         return await self._writer.run(work)
 
     async def due_deletions(self, now: float) -> tuple[list[AccountId], list[tuple[AccountId, SpaceId]]]:
-        """As promised, the longest due first."""
-        accounts = "select account_id from account where deleted_at <= ? order by deleted_at, account_id"
+        """As promised, the longest due first; an account that is moving is not due, nor are its spaces."""
+        accounts = (
+            "select account_id from account where deleted_at <= ? and moving_to = '' order by deleted_at, account_id"
+        )
         spaces = (
-            "select account_id, space_id from space where deleted_at <= ? order by deleted_at, account_id, space_id"
+            "select account_id, space_id from space where deleted_at <= ?"
+            " and account_id not in (select account_id from account where moving_to <> '')"
+            " order by deleted_at, account_id, space_id"
         )
 
         def work(db: sqlite3.Connection) -> tuple[list[AccountId], list[tuple[AccountId, SpaceId]]]:
@@ -452,6 +533,179 @@ class SqliteStore:
         query = "select 1 from invite where token_hash = ? and used_at is null and expires_at > ?"
         return await self._readers.run(lambda db: db.execute(query, (token_hash, now)).fetchone() is not None)
 
+    async def invites(self) -> list[Invite]:
+        """As promised."""
+        query = "select token_hash, expires_at, used_at from invite order by expires_at desc, token_hash"
+        return await self._readers.run(lambda db: [Invite(*row) for row in db.execute(query)])
+
+    async def withdraw_invite(self, token_hash: bytes) -> bool:
+        """As promised."""
+        query = "delete from invite where token_hash = ? and used_at is null"
+        return await self._writer.run(lambda db: queries.changed(db, query, token_hash) == 1)
+
+    async def list_address(self, address_tag: bytes, kind: str | None, day: int) -> None:
+        """As promised."""
+        await self._writer.run(lambda db: operators.list_address(db, address_tag, kind, day))
+
+    async def listed(self, address_tag: bytes) -> str | None:
+        """As promised."""
+        query = "select kind from listed where address_tag = ?"
+        row = await self._readers.run(lambda db: db.execute(query, (address_tag,)).fetchone())
+        return row[0] if row else None
+
+    async def count_listed(self) -> dict[str, int]:
+        """As promised."""
+        query = "select kind, count(*) from listed group by kind"
+        return {"allowed": 0, "blocked": 0} | dict(await self._readers.run(lambda db: db.execute(query).fetchall()))
+
+    async def change_address(self, attempt_id: bytes, account_id: AccountId, now: float) -> None:
+        """As promised; the attempts of the old address go."""
+        await self._writer.run(lambda db: operators.change_address(db, attempt_id, account_id, now))
+
+    # --- for the operator ---
+
+    async def accounts(self, *, after: AccountId = b"", limit: int, matching: str = "") -> list[AccountFacts]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.accounts(db, after, limit, matching))
+
+    async def totals(self) -> Totals:
+        """As promised."""
+        return await self._readers.run(operators.totals)
+
+    async def set_terms(self, account_id: AccountId, terms: Terms) -> bool:
+        """As promised."""
+        return await self._writer.run(lambda db: operators.set_terms(db, account_id, terms))
+
+    async def suspend(self, account_id: AccountId, at: float | None) -> bool:
+        """As promised."""
+        query = "update account set suspended_at = ? where account_id = ?"
+        return await self._writer.run(lambda db: queries.changed(db, query, at, account_id) == 1)
+
+    async def near_quota(self, share: float, default_quota: int, now: float, limit: int) -> list[Account]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.near_quota(db, share, default_quota, now, limit))
+
+    async def silent_devices(self, seen_before_day: int, limit: int) -> list[SilentDevice]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.silent_devices(db, seen_before_day, limit))
+
+    async def make_operator(self, account_id: AccountId, salt: bytes, now: float) -> bool:
+        """As promised."""
+        query = (
+            "insert or replace into operator (account_id, salt, since, last_step)"
+            " select account_id, ?, ?, 0 from account where account_id = ?"
+        )
+        return await self._writer.run(lambda db: queries.changed(db, query, salt, now, account_id) == 1)
+
+    async def drop_operator(self, account_id: AccountId) -> bool:
+        """As promised."""
+        query = "delete from operator where account_id = ?"
+        return await self._writer.run(lambda db: queries.changed(db, query, account_id) == 1)
+
+    async def operators(self) -> list[Operator]:
+        """As promised."""
+        query = "select account_id, salt, since, last_step from operator order by since, account_id"
+        return await self._readers.run(lambda db: [Operator(*row) for row in db.execute(query)])
+
+    async def take_step(self, account_id: AccountId, step: int) -> bool:
+        """As promised."""
+        query = "update operator set last_step = ?1 where account_id = ?2 and last_step < ?1"
+        return await self._writer.run(lambda db: queries.changed(db, query, step, account_id) == 1)
+
+    # --- what happened, and how it grew ---
+
+    async def note(self, happenings: Sequence[Happening]) -> None:
+        """As promised."""
+        await self._writer.run(lambda db: operators.note_all(db, happenings))
+
+    async def audit(self, account_id: AccountId, *, before: int, limit: int) -> list[Audited]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.audit(db, account_id, before, limit))
+
+    async def audit_counts(self, what: str, since: float, limit: int) -> list[tuple[AccountId, int]]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.audit_counts(db, what, since, limit))
+
+    async def forget_audit(self, before: float) -> int:
+        """As promised."""
+        return await self._writer.run(lambda db: operators.forget(db, "audit", "at", before))
+
+    async def space_facts(self, account_id: AccountId) -> list[SpaceFacts]:
+        """As promised."""
+        return await self._readers.run(lambda db: operators.space_facts(db, account_id))
+
+    async def note_growth(self, day: int) -> int:
+        """As promised."""
+        return await self._writer.run(lambda db: operators.note_growth(db, day))
+
+    async def forget_growth(self, before_day: int) -> int:
+        """As promised."""
+        return await self._writer.run(lambda db: operators.forget(db, "growth", "day", before_day))
+
+    # --- moving, backing up ---
+
+    async def begin_move(self, account_id: AccountId, url: str) -> bool:
+        """As promised; one that is only arriving is none yet."""
+        return await self._writer.run(lambda db: operators.begin_move(db, account_id, url))
+
+    async def end_move(self, account_id: AccountId, now: float) -> bool:
+        """As promised; the bytes are overwritten when it returns."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            ended = operators.end_move(db, account_id, now)
+            self._scrub_due |= ended
+            return ended
+
+        return await self._writer.run(work)
+
+    async def moved_device(self, device_id: DeviceId) -> MovedDevice | None:
+        """As promised."""
+        query = "select device_id, device_pk, url, moved_at from moved where device_id = ?"
+        row = await self._readers.run(lambda db: db.execute(query, (device_id,)).fetchone())
+        return MovedDevice(*row) if row else None
+
+    async def forget_moved(self, before: float) -> int:
+        """As promised."""
+        return await self._writer.run(lambda db: operators.forget(db, "moved", "moved_at", before))
+
+    @asynccontextmanager
+    async def dump(self, account_ids: Collection[AccountId] | None = None) -> AsyncIterator[AsyncIterator[Row]]:
+        """As promised, from a snapshot that a thread of its own holds; the rows of a table come by their keys.
+
+        What is removed meanwhile is overwritten when the block has been left.
+        """
+        self._readers.must_be_open()
+        crew = Crew("hub-store-dump", 1, self._file.open_reader, lambda: None, lambda db, work: work(db))
+        self._dumps.add(crew)
+        try:
+            await crew.start()
+            rows = await crew.run(lambda db: _snapshot(db, account_ids))
+            yield _pieces(crew, rows)
+        finally:
+            await crew.stop()
+            if crew in self._dumps and not self._read_only:
+                self._dumps.discard(crew)
+                await self._writer.run(self._scrub_now)
+
+    def _scrub_now(self, db: sqlite3.Connection) -> None:
+        """Have what a dump was in the way of scrubbed with this very write."""
+        self._scrub_at = 0.0
+
+    async def load(self, rows: Sequence[Row]) -> None:
+        """As promised."""
+
+        def work(db: sqlite3.Connection) -> Loading:
+            call = dump.Load(db, self._loading)
+            call.keep(rows)
+            return call.loading
+
+        self._loading = await self._writer.run(work)
+
+    async def end_load(self, account_ids: Collection[AccountId]) -> None:
+        """As promised."""
+        await self._writer.run(lambda db: dump.end_load(db, account_ids))
+        self._loading = Loading()
+
     async def rewrap_addresses(self, wrap: Callable[[bytes], bytes], generation: int) -> int:
         """As promised.  ``wrap`` is called in the writer's thread."""
         return await self._writer.run(lambda db: queries.rewrap(db, wrap, generation))
@@ -469,6 +723,29 @@ class SqliteStore:
             return attempts + queries.changed(db, f"delete from invite where {over} < ?", created_before)
 
         return await self._writer.run(work)
+
+
+def _snapshot(db: sqlite3.Connection, account_ids: Collection[AccountId] | None) -> Iterator[Row]:
+    db.execute("begin")
+    queries.hub_value(db, "incarnation")  # the first read takes the snapshot
+    return dump.rows(db, account_ids)
+
+
+def _piece(rows: Iterator[Row]) -> list[Row]:
+    """The next rows, as many as should be held at once; empty at the end."""
+    piece, held = [], 0
+    for row in rows:
+        piece.append(row)
+        held += sum(len(value) for value in row[1] if isinstance(value, bytes))
+        if len(piece) == ROWS_PER_PIECE_MAX or held >= PIECE_BYTES_MAX:
+            break
+    return piece
+
+
+async def _pieces(crew: Crew, rows: Iterator[Row]) -> AsyncIterator[Row]:
+    while piece := await crew.run(lambda db: _piece(rows)):
+        for row in piece:
+            yield row
 
 
 _: type[Store] = SqliteStore

@@ -67,6 +67,7 @@ class Batch:
         self._alive: dict[tuple[AccountId, DeviceId], bool] = {}
         self._used_bytes: dict[AccountId, int] = {}
         self._quota_bytes: dict[AccountId, int] = {}
+        self._closings: dict[AccountId, str] = {}
         self._spaces: dict[tuple[AccountId, SpaceId], _Space | None] = {}
         self._logs: dict[CollectionKey, _Log | None] = {}
 
@@ -92,8 +93,10 @@ class Batch:
     def append(self, append: Append) -> Appended:
         """Judge one request's drafts and keep the good ones."""
         if not self._is_alive(append.account_id, append.device_id):
-            return Appended([], revoked=True)
+            return Appended([], closing="revoked")
         self._look_up_account(append.account_id)
+        if closing := self._closings[append.account_id]:
+            return Appended([], closing=closing)
         appended = self._append_whole(append) if append.atomic else self._append_each(append)
         self._look_up_account(append.account_id)
         return Appended(appended.answers, appended.fresh, self._used_bytes[append.account_id])
@@ -239,7 +242,8 @@ class Batch:
             account = queries.find_account(self._db, account_id)
             assert account is not None, "a device belongs to an account"
             self._used_bytes[account_id] = account.used_bytes
-            own = account.quota_bytes
+            self._closings[account_id] = account.closing()
+            own = account.own_quota(self._now)
             self._quota_bytes[account_id] = self._default_quota_bytes if own is None else own
 
     def _space(self, account_id: AccountId, space_id: SpaceId) -> _Space | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hub.errors import StoreUnavailable
-from hub.store import SchemaTooNew
+from hub.store import SchemaTooNew, SchemaTooOld
 from hub.store.sqlite import queries
 from hub.terms import ID_BYTES
 
@@ -32,6 +32,31 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "create index spent_by_age on spent (at)",
         "drop index attempt_by_address",
         "create index attempt_by_address on attempt (address_tag)",
+    ),
+    (
+        # What an operator grants, who operates, what happened, how spaces grew, who moved away.
+        "alter table account add column plan text not null default ''",
+        "alter table account add column billing_ref text",
+        "alter table account add column paid_until real",
+        "alter table account add column suspended_at real",
+        "alter table account add column moving_to text not null default ''",
+        "alter table account add column address_known integer not null default 1",
+        "create unique index account_by_billing_ref on account (billing_ref)",
+        "create index account_moving on account (account_id) where moving_to <> ''",
+        "create table operator (account_id blob primary key references account, salt blob not null,"
+        " since real not null, last_step integer not null) without rowid",
+        "create table listed (address_tag blob primary key, kind text not null, listed_day integer not null)"
+        " without rowid",
+        "create table audit (account_id blob not null references account, number integer primary key, at real not null,"
+        " what text not null, actor text not null, device_id blob not null, subject_id blob not null,"
+        " count integer not null)",
+        "create index audit_of_account on audit (account_id, number)",
+        "create index audit_by_age on audit (at)",
+        "create table moved (device_id blob primary key, device_pk blob not null, url text not null,"
+        " moved_at real not null) without rowid",
+        "create table growth (account_id blob not null, space_id blob not null, day integer not null,"
+        " used_bytes integer not null, primary key (account_id, space_id, day),"
+        " foreign key (account_id, space_id) references space) without rowid",
     ),
 )
 
@@ -57,6 +82,27 @@ class File:
             self._migrate(db)
             # A crash may have come between a wipe's commit and the emptying of the WAL.
             db.execute("pragma wal_checkpoint(truncate)")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def open_to_read(self) -> sqlite3.Connection:
+        """A connection that reads, beside whoever writes; the file is not locked, made or migrated.
+
+        Raises ``StoreUnavailable`` when there is no file, ``SchemaTooNew`` and ``SchemaTooOld``.
+        """
+        if not self._path.exists():
+            raise StoreUnavailable(f"{self._path} is not there")
+        db = self.open_reader()
+        try:
+            version, known = int(queries.hub_value(db, "schema_version")), 1 + len(self._migrations)
+            if version > known:
+                raise SchemaTooNew(f"{self._path} was written by a newer hub (schema version {version}, not {known})")
+            if version < known:
+                raise SchemaTooOld(
+                    f"{self._path} was written by an older hub; start this one once to bring it up to date"
+                )
         except BaseException:
             db.close()
             raise

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hub.errors import Refusal
 from hub.store import Account, Attempt, Charge, Device, Page, Space
@@ -80,6 +80,7 @@ def create_space(db: sqlite3.Connection, space: Space, spaces_max: int, now: flo
     """Keep a new space, or return the one with the same key; refuses as the store promises."""
     if find_account(db, space.account_id) is None:
         raise Refusal("not_found")
+    must_stay(db, space.account_id)
     there = find_space(db, space.account_id, space.space_id)
     if there is not None and there.space_pk != space.space_pk:
         raise Refusal("bad_space_proof")
@@ -99,7 +100,7 @@ def delete_space(db: sqlite3.Connection, account_id: AccountId, space_id: SpaceI
     of_space = "in (select number from collection where account_id = ? and space_id = ?)"
     for table in ("change", "counter", "receipt", "witness"):
         db.execute(f"delete from {table} where collection {of_space}", space)
-    for table in ("collection", "space"):
+    for table in ("collection", "growth", "space"):
         db.execute(f"delete from {table} where account_id = ? and space_id = ?", space)
 
 
@@ -109,7 +110,7 @@ def delete_account(db: sqlite3.Connection, account_id: AccountId) -> None:
         delete_space(db, account_id, space_id)
     tag = "(select address_tag from account where account_id = ?)"
     db.execute(f"delete from attempt where address_tag = {tag}", (account_id,))
-    for table in ("device", "account"):
+    for table in ("operator", "audit", "device", "account"):
         db.execute(f"delete from {table} where account_id = ?", (account_id,))
 
 
@@ -158,12 +159,19 @@ def add_account(
         query = "update invite set used_at = ? where token_hash = ? and used_at is null and expires_at > ?"
         if changed(db, query, now, attempt.invite, now) != 1:
             raise Refusal("enrol_failed")
-    query = "insert into account (account_id, address_tag, quota_bytes, created_day, deleted_at) values (?, ?, ?, ?, ?)"
-    changed(db, query, account.account_id, address_tag, account.quota_bytes, account.created_day, account.deleted_at)
+    keep_account(db, account, address_tag)
+
+
+def keep_account(db: sqlite3.Connection, account: Account, address_tag: bytes) -> None:
+    """Keep an account as it is."""
+    values = {each.name: getattr(account, each.name) for each in fields(account)} | {"address_tag": address_tag}
+    del values["used_bytes"]  # the sum of its spaces
+    insert_values(db, "account", values)
 
 
 def add_device(db: sqlite3.Connection, device: Device, per_account_max: int, per_app_max: int) -> None:
     """Keep a device; refuses as the store promises."""
+    must_stay(db, device.account_id)
     query = "select 1 from device where device_id = ? or device_pk = ?"
     if db.execute(query, (device.device_id, device.device_pk)).fetchone():
         raise Refusal("device_exists")
@@ -180,14 +188,31 @@ def is_alive(db: sqlite3.Connection, account_id: AccountId, device_id: DeviceId)
     return db.execute(query, (account_id, device_id)).fetchone() is not None
 
 
+ACCOUNT = (
+    "account_id, quota_bytes,"
+    " (select coalesce(sum(used_bytes), 0) from space where space.account_id = account.account_id),"
+    " created_day, deleted_at, plan, billing_ref, paid_until, suspended_at, moving_to, address_known"
+)
+"""The columns of ``Account``, in its order."""
+
+
+def to_account(row: Iterable[Any]) -> Account:
+    """An account from the columns of ``ACCOUNT``."""
+    account = Account(*row)
+    return replace(account, address_known=bool(account.address_known))
+
+
 def find_account(db: sqlite3.Connection, account_id: AccountId) -> Account | None:
     """The account, with what all its spaces use."""
-    query = (
-        "select account_id, quota_bytes,"
-        " (select coalesce(sum(used_bytes), 0) from space where space.account_id = account.account_id),"
-        " created_day, deleted_at from account where account_id = ?"
-    )
-    return one(Account, db.execute(query, (account_id,)))
+    row = db.execute(f"select {ACCOUNT} from account where account_id = ?", (account_id,)).fetchone()
+    return to_account(row) if row else None
+
+
+def must_stay(db: sqlite3.Connection, account_id: AccountId) -> None:
+    """Nothing of an account that is moving may change: then it raises ``Refusal("unavailable")``."""
+    query = "select 1 from account where account_id = ? and moving_to <> ''"
+    if db.execute(query, (account_id,)).fetchone():
+        raise Refusal("unavailable")
 
 
 def account_with(db: sqlite3.Connection, address_tag: bytes) -> AccountId | None:
@@ -205,15 +230,17 @@ def rewrap(db: sqlite3.Connection, wrap: Callable[[bytes], bytes], generation: i
     """Wrap every address tag, unless that generation was wrapped before; how many accounts were."""
     if generation <= int(hub_value(db, "tag_generation")):
         return 0
-    _rewrap_table(db, "attempt", wrap)
+    _rewrap_table(db, "attempt", "attempt_id", wrap)
+    for tag, kind, day in db.execute("delete from listed returning address_tag, kind, listed_day").fetchall():
+        changed(db, "insert into listed (address_tag, kind, listed_day) values (?, ?, ?)", wrap(tag), kind, day)
     set_hub_value(db, "tag_generation", b"%d" % generation)
-    return _rewrap_table(db, "account", wrap)
+    return _rewrap_table(db, "account", "account_id", wrap)
 
 
-def _rewrap_table(db: sqlite3.Connection, table: str, wrap: Callable[[bytes], bytes]) -> int:
-    rows = db.execute(f"select {table}_id, address_tag from {table}").fetchall()
+def _rewrap_table(db: sqlite3.Connection, table: str, key: str, wrap: Callable[[bytes], bytes]) -> int:
+    rows = db.execute(f"select {key}, address_tag from {table}").fetchall()
     for id_, tag in rows:
-        changed(db, f"update {table} set address_tag = ? where {table}_id = ?", wrap(tag), id_)
+        changed(db, f"update {table} set address_tag = ? where {key} = ?", wrap(tag), id_)
     return len(rows)
 
 
@@ -246,7 +273,11 @@ def one(kind: type[D], rows: sqlite3.Cursor) -> D | None:
 
 def insert(db: sqlite3.Connection, table: str, kept: DataclassInstance, **more: object) -> None:
     """Keep a dataclass as a row; its fields are named like the columns."""
-    values = {each.name: getattr(kept, each.name) for each in fields(kept)} | more
+    insert_values(db, table, {each.name: getattr(kept, each.name) for each in fields(kept)} | more)
+
+
+def insert_values(db: sqlite3.Connection, table: str, values: Mapping[str, object]) -> None:
+    """Keep a row; the values by their columns."""
     places = ", ".join("?" * len(values))
     db.execute(f"insert into {table} ({', '.join(values)}) values ({places})", tuple(values.values()))
 
