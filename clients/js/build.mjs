@@ -31,6 +31,7 @@ const ENTRIES = {
   qr: "src/qr/index.js",
   words: "src/words.js",
 };
+const ACCOUNT = { "hub-account": "src/account.js" };
 const DEXIE = "node_modules/dexie/dist/modern/dexie.mjs"; // for browsers of the last years, as everything here
 const TARGET = "es2022";
 
@@ -61,17 +62,20 @@ export async function build() {
     logLevel: "error",
   };
   const dexie = await esbuild({ ...common, entryPoints: { dexie: DEXIE } });
-  const ours = await esbuild({
+  /** @type {import("esbuild").BuildOptions} */
+  const ours = {
     ...common,
-    entryPoints: ENTRIES,
     splitting: true,
     chunkNames: "[name]-[hash]",
     banner: { js: `/*! sync-hub-client ${version}, Apache-2.0; LICENSES.txt */` },
     plugins: [dexieBeside, namesOfErrors],
-  });
+  };
+  const clients = await esbuild({ ...ours, entryPoints: ENTRIES });
+  // By itself: no page loads it beside the others, and what they would share is cut into more and larger pieces.
+  const account = await esbuild({ ...ours, entryPoints: ACCOUNT });
   const files = new Map();
   const outputs = /** @type {Built["outputs"]} */ ({});
-  for (const { outputFiles, metafile } of [dexie, ours]) {
+  for (const { outputFiles, metafile } of [dexie, clients, account]) {
     for (const file of outputFiles ?? []) files.set(nameOf(file.path), file.contents);
     for (const [path, output] of Object.entries(metafile?.outputs ?? {})) outputs[nameOf(path)] = output;
   }
@@ -212,6 +216,7 @@ export function parts(built) {
     start,
     lead,
     core,
+    account: together(built, "hub-account.js"),
     pair: together(built, chunkOf(built, "src/adding.js"), leading),
     curves: together(built, chunkOf(built, "src/curves.js"), leading),
     qr: together(built, "qr.js", leading),

@@ -608,7 +608,9 @@ export class LocalCollection {
     const top = loosened(folded(rows));
     for (const row of rows.slice(0, -1)) this.storage.dropRow(row.n);
     const base = rows[0].baseValue;
-    const answer = onlySnapshots ? THEIRS : this._judge(key, base, top.value, record.value);
+    const isOlder = sameValue(top.value, base) && isKnownAgain(record);
+    const judged = () => (isOlder ? MINE : this._judge(key, base, top.value, record.value));
+    const answer = onlySnapshots ? THEIRS : judged();
     this._carryOut(answer, replace(top, { baseValue: base }), record, wall);
     this._layer(this._record(key), false);
   }
@@ -759,7 +761,9 @@ export class LocalCollection {
       this._save(replace(record, { local: null, dirty: false }));
       return;
     }
-    this._addRow(record.key, view === null ? Kind.DELETE : Kind.PUT, view, wall, { base: record.value, changeId });
+    // With an id it brings back what the log had, and edits nothing: whatever somebody wrote meanwhile stands.
+    const base = changeId.length ? (view ?? WAS_NOT_THERE) : record.value;
+    this._addRow(record.key, view === null ? Kind.DELETE : Kind.PUT, view, wall, { base, changeId });
   }
 
   /**
@@ -1082,4 +1086,17 @@ function* readable(noted) {
     }
     yield changed;
   }
+}
+
+/**
+ * Whether the log's newest change of a record is one that was replaced in a former life of it: another device that had
+ * heard of nothing newer brought it back.
+ * @param {RecordRow} record
+ */
+function isKnownAgain({ ancestors, changeId }) {
+  let times = 0;
+  for (let at = 0; at < ancestors.length; at += ID_BYTES) {
+    if (equal(ancestors.subarray(at, at + ID_BYTES), changeId)) times += 1;
+  }
+  return times > 1;
 }

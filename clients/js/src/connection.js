@@ -12,12 +12,15 @@
  */
 
 import { Backoff } from "./backoff.js";
-import { Hangup, Send } from "./device.js";
+import { Hangup, Send } from "./effects.js";
 import { CLOSINGS, comesBack, REFUSALS, Refusal } from "./errors.js";
+import { addressOrNone, isThisMachine } from "./hub_url.js";
 import { Page } from "./page.js";
-import { PATH, PROTOCOL_VERSION, SUBPROTOCOL } from "./terms.js";
+import { PROTOCOL_VERSION, SUBPROTOCOL } from "./terms.js";
 import { Bell, within } from "./waiting.js";
 import { decodeFromDevice, decodeFromHub, encode, UnknownMessage } from "./wire/codec.js";
+
+export { canonicalUrl } from "./hub_url.js";
 
 export const CONNECT_WITHIN_S = 8.0;
 export const ANSWER_WITHIN_S = 30.0; // a hub may hash an address slowly before it answers
@@ -33,9 +36,23 @@ const CLEAN = 1000;
 const NO_CODE = new Set([1005, 1006, 1015]); // what a browser makes up when nothing was said
 
 /** @typedef {import("./wire/messages.js").ToHub | import("./wire/messages.js").ToDevice} Message */
-/** @typedef {import("./device.js").Effect} Effect */
+/** @typedef {import("./effects.js").Effect} Effect */
 /** @typedef {import("./device.js").Identity} Identity */
+/** @typedef {import("./engine.js").Engine} Engine */
 /** @typedef {import("./terms.js").Now} Now */
+/**
+ * Who thinks behind a connection: the engine, or an account's session.
+ *
+ * @typedef {object} Thinker
+ * @property {{identity: Identity, error: string}} device
+ * @property {boolean} inSession
+ * @property {Engine["connected"]} connected
+ * @property {(blocked?: string, how?: {restarting?: boolean, closed?: Closed | null}) => Effect[]} disconnected
+ * @property {Engine["received"]} received
+ * @property {Engine["timer"]} timer
+ * @property {Engine["timerFired"]} timerFired
+ * @property {Engine["askHeads"]} askHeads
+ */
 
 /**
  * Called with everything that passes, in order, over all connections of one `Connection`.
@@ -80,36 +97,6 @@ export class Closed extends ConnectionError {
   get stop() {
     return !comesBack(this.code);
   }
-}
-
-/**
- * The hub's URL as it is dialled and signed, `wss://host[:port]/v1/ws`.  Throws RangeError, a sentence.
- *
- * @param {string} text
- * @returns {string}
- */
-export function canonicalUrl(text) {
-  /** @type {Record<string, string>} */
-  const schemes = { "http:": "ws", "ws:": "ws", "https:": "wss", "wss:": "wss" };
-  let url;
-  try {
-    url = new URL(text.includes("://") ? text : `https://${text}`);
-  } catch {
-    throw new RangeError(`"${text}" is no URL`);
-  }
-  const scheme = Object.hasOwn(schemes, url.protocol) ? schemes[url.protocol] : "";
-  if (!scheme || !url.hostname || !["", "/", PATH].includes(url.pathname)) {
-    throw new RangeError(`"${text}" is no address of a hub, like https://hub.example.org`);
-  }
-  if (scheme === "ws" && !isThisMachine(url.hostname)) {
-    throw new RangeError(`"${text}": without TLS a hub is dialled on this machine only; write https://`);
-  }
-  return `${scheme}://${url.host}${PATH}`; // a URL leaves out the port that is its scheme's own
-}
-
-/** @param {string} host */
-function isThisMachine(host) {
-  return host === "localhost" || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
 }
 
 /** The time, as the engine wants it.  @returns {Now} */
@@ -260,6 +247,7 @@ export class Errand {
     this._bell = new Bell();
     /** @type {Closed | null} */
     this._closed = null;
+    this.movedTo = ""; // where the account lives now, when the hub said so
     line.onFrame = (frame) => {
       this._frames.push(frame);
       this._bell.ring();
@@ -318,6 +306,7 @@ export class Errand {
     for (;;) {
       const message = readable(await this._next());
       if (message?.type === type) return message;
+      if (message?.type === "moved") this.movedTo = addressOrNone(message.url);
       if (message?.type === "refused") throw asRefusal(message);
     }
   }
@@ -384,13 +373,13 @@ function readable(frame) {
 
 // --- the engine's connection -----------------------------------------------------------------
 
-/** Keeps an engine connected while `wanted` says so. */
+/** Keeps an engine, or what stands in its place, connected while `wanted` says so. */
 export class Connection {
   /**
    * `carry` carries out what the engine wants; `explain` is told what the engine threw, and says it in a sentence;
    * `tap` is for tests and tools that watch, see `Tap`.
    *
-   * @param {import("./engine.js").Engine} engine
+   * @param {Thinker} engine
    * @param {{carry: (effects: Effect[]) => void, wanted: () => boolean, explain: (error: unknown) => string}} owner
    * @param {Tap | null} [tap]
    * @param {Surroundings} [surroundings]
@@ -523,9 +512,10 @@ export class Connection {
     this.line = null;
     this._tap?.("closed", closed);
     const restarting = closed.code === CLOSINGS.going_away.code;
+    if (closed.code === CLOSINGS.moving.code) this._engine.device.error = closed.message;
     if (this._mistake) this._engine.device.error = this._mistake;
     const blocked = closed.stop ? closed.message : "";
-    this._guard(() => this._carry(this._engine.disconnected(blocked, { restarting })));
+    this._guard(() => this._carry(this._engine.disconnected(blocked, { restarting, closed })));
   }
 
   /** @param {Closed} closed */

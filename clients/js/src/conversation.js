@@ -12,8 +12,9 @@
 import { Backoff } from "./backoff.js";
 import { concat, equal, hex } from "./bytes.js";
 import { ALARMS } from "./check.js";
-import { AccountChanged, Answered, Moved, PairingCame, Send, Sign, SignalCame, Wiped } from "./device.js";
-import { REFUSALS, assert } from "./errors.js";
+import { AccountChanged, Answered, Moved, PairingCame, Send, Sign, SignalCame, Wiped } from "./effects.js";
+import { ANOTHER_ACCOUNT, REFUSALS, assert } from "./errors.js";
+import { addressOrNone } from "./hub_url.js";
 import { openSignal } from "./signals.js";
 import { proofMessage } from "./signing.js";
 import { ID_BYTES, LIMITS, PROTOCOL_VERSION, limitsTold } from "./terms.js";
@@ -52,7 +53,8 @@ export class Conversation {
     /** @type {Set<number>} */
     this.following = new Set();
     this._device = device;
-    const { deviceId } = device.identity;
+    const { deviceId, hubUrl } = device.identity;
+    this.hubUrl = hubUrl; // that of this line: the device may have gone elsewhere since
     this._hello = encode({ type: "hello", v: [PROTOCOL_VERSION], deviceId, clientNonce: device.fresh(32), heartbeatS });
     /** @type {Uint8Array} */
     this._challenge = new Uint8Array(0);
@@ -293,6 +295,9 @@ export class Conversation {
       case "account_notice":
         this._device.effects.push(new AccountChanged(message));
         break;
+      case "moved":
+        this._device.isMoved(addressOrNone(message.url));
+        break;
       case "going_away":
         this._onGoingAway(message, now);
         break;
@@ -375,6 +380,11 @@ export class Conversation {
 
   /** @param {import("./wire/messages.js").Received<"ready">} message */
   _onReady(message) {
+    if (this._device.isAnothers(message)) {
+      this._device.block(ANOTHER_ACCOUNT);
+      this._device.hangUp(ANOTHER_ACCOUNT, { retry: false });
+      return;
+    }
     this._ready = message;
     this._heartbeatS = message.heartbeatS || this._heartbeatS;
     this._device.isReady(message);

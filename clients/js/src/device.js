@@ -9,6 +9,7 @@
 import { equal, fromUtf8, hex, utf8 } from "./bytes.js";
 import { CheckFailed } from "./check.js";
 import { LocalCollection } from "./collection.js";
+import { Changed, Hangup, Moved } from "./effects.js";
 import { assert } from "./errors.js";
 import { DraftMissing, Intake } from "./intake.js";
 import { pack, unpack } from "./msgpack.js";
@@ -21,6 +22,7 @@ import { ZERO_ID } from "./terms.js";
 
 export const RECENT_ACKS_KEPT = 10_000;
 
+/** @typedef {import("./effects.js").Effect} Effect */
 /** @typedef {import("./terms.js").Now} Now */
 /** @typedef {[Uint8Array, number][]} Heads collection id and seq, each */
 /** @typedef {{ usedBytes: number, quotaBytes: number }} Usage what the account takes on the hub, and may take */
@@ -29,118 +31,6 @@ export const RECENT_ACKS_KEPT = 10_000;
  * What this device is to the hub: `hubUrl` is canonical, as dialled.  Its signing key never comes in here:
  * who carries out `Sign` holds it.
  * @typedef {{ deviceId: Uint8Array, appId: string, hubUrl: string }} Identity
- */
-
-// --- effects ---------------------------------------------------------------------------------
-
-/** Put this frame on the line. */
-export class Send {
-  /** @param {Uint8Array} frame */
-  constructor(frame) {
-    this.frame = frame;
-  }
-}
-
-/**
- * Sign these bytes, with the device's key (`purpose` "auth") or the space's ("space"); answered by `Engine.signed`.
- * Signatures are asynchronous where keys cannot be read.
- */
-export class Sign {
-  /**
-   * @param {"auth" | "space"} purpose
-   * @param {Uint8Array} bytes
-   * @param {number} token
-   */
-  constructor(purpose, bytes, token) {
-    this.purpose = purpose;
-    this.bytes = bytes;
-    this.token = token;
-  }
-}
-
-/**
- * Close the connection; come back later, or (`retry` false) only when asked to.
- *
- * `politely` lets what was sent before arrive; otherwise the line may be dead, and is cut.
- */
-export class Hangup {
-  /**
-   * @param {string} reason
-   * @param {{ retry?: boolean, afterS?: number, politely?: boolean }} [more]
-   */
-  constructor(reason, { retry = true, afterS = 0, politely = false } = {}) {
-    this.reason = reason;
-    this.retry = retry;
-    this.afterS = afterS;
-    this.politely = politely;
-  }
-}
-
-/** Records of a collection look different now. */
-export class Changed {
-  /**
-   * @param {string} collection
-   * @param {import("./collection.js").RecordChanged[]} changes
-   */
-  constructor(collection, changes) {
-    this.collection = collection;
-    this.changes = changes;
-  }
-}
-
-/** The answer to a `request`: a message, `refused` among them. */
-export class Answered {
-  /**
-   * @param {number} number
-   * @param {import("./wire/messages.js").FromHub} message
-   */
-  constructor(number, message) {
-    this.number = number;
-    this.message = message;
-  }
-}
-
-/** Another device dropped the remote copies; local data is kept and sync is off. */
-export class Wiped {}
-
-/** An ephemeral message of another device of the space. */
-export class SignalCame {
-  /**
-   * @param {Uint8Array} deviceId
-   * @param {Uint8Array} body
-   */
-  constructor(deviceId, body) {
-    this.deviceId = deviceId;
-    this.body = body;
-  }
-}
-
-/** A frame of the device this one pairs with, or of somebody who says so. */
-export class PairingCame {
-  /**
-   * @param {Uint8Array} channel
-   * @param {Uint8Array} body
-   */
-  constructor(channel, body) {
-    this.channel = channel;
-    this.body = body;
-  }
-}
-
-/** Something happened on the account. */
-export class AccountChanged {
-  /** @param {import("./wire/messages.js").Received<"account_notice">} notice */
-  constructor(notice) {
-    this.notice = notice;
-  }
-}
-
-/** Something that a status, or somebody who waits, may depend on has moved. */
-export class Moved {}
-
-/**
- * @typedef {Send | Sign | Hangup | Changed | Answered | Wiped | SignalCame | PairingCame | AccountChanged
- *   | Moved} Effect
  */
 
 /** One device, one space. */
@@ -210,6 +100,54 @@ export class Device {
     this.effects.push(new Moved());
   }
 
+  /** Where the account lives now, as the hub that was dialled said; empty: there. */
+  get movedTo() {
+    return textOf(this.storage.setting("moved_to"));
+  }
+
+  /**
+   * The hub said that the account lives at `url` now; nobody goes there before a person says so.
+   * @param {string} url canonical; empty is passed over
+   */
+  isMoved(url) {
+    if (!url) return;
+    this.transaction(() => this.storage.setSetting("moved_to", utf8(url)));
+    this.effects.push(new Moved());
+  }
+
+  /**
+   * The hub at `movedTo` is this device's from now on; keys, outbox and cursors stay.  The one that is left is
+   * remembered.
+   */
+  follow() {
+    const { movedTo, identity } = this;
+    assert(movedTo, "there is nowhere to follow to");
+    this.transaction(() => {
+      const left = this._left.filter((url) => url !== movedTo && url !== identity.hubUrl);
+      this.storage.setSetting("left", utf8([...left, identity.hubUrl].join(" ")));
+      this.storage.setSetting("hub_url", utf8(movedTo));
+      this.storage.setSetting("moved_to", null);
+      this.storage.setSetting("blocked", null);
+      this.storage.setSetting("space_known", null); // there nothing is said before it has said whose account it is
+    });
+    this.identity = { ...identity, hubUrl: movedTo };
+    this.effects.push(new Moved());
+  }
+
+  /** The hubs that this device has left: whoever names one of them in passing does not lead it back. */
+  get _left() {
+    return textOf(this.storage.setting("left")).split(" ").filter(Boolean);
+  }
+
+  /**
+   * Whether this is another account's session: then the hub that was dialled is not the one that was left.
+   * @param {import("./wire/messages.js").Received<"ready">} ready
+   */
+  isAnothers(ready) {
+    const known = this.storage.setting("account_id");
+    return known !== null && !equal(known, ready.accountId);
+  }
+
   /** Whether the hub knows this device, as far as we have been told. */
   get signedIn() {
     return this.storage.setting("account_id") !== null;
@@ -231,6 +169,7 @@ export class Device {
   isReady(ready) {
     this.transaction(() => {
       this.storage.setSetting("account_id", ready.accountId);
+      this.storage.setSetting("moved_to", null);
       this.storage.setSetting("spaces", pack(ready.spaces));
     });
     this.usage = { usedBytes: Number(ready.usedBytes), quotaBytes: Number(ready.quotaBytes) };

@@ -14,7 +14,8 @@
  */
 
 import { Conversation, inOrder } from "./conversation.js";
-import { Device, Moved } from "./device.js";
+import { Device } from "./device.js";
+import { Moved } from "./effects.js";
 import { REFUSALS } from "./errors.js";
 import { sealSignal } from "./signals.js";
 import { State } from "./storage.js";
@@ -22,7 +23,7 @@ import { UnknownMessage, decodeFromHub } from "./wire/codec.js";
 import { NONCE_BYTES } from "./wire/header.js";
 
 /** @typedef {import("./collection.js").LocalCollection} LocalCollection */
-/** @typedef {import("./device.js").Effect} Effect */
+/** @typedef {import("./effects.js").Effect} Effect */
 /** @typedef {import("./device.js").Identity} Identity */
 /** @typedef {import("./keys.js").SpaceKeys} SpaceKeys */
 /** @typedef {import("./storage.js").Storage} Storage */
@@ -52,6 +53,8 @@ import { NONCE_BYTES } from "./wire/header.js";
  * @property {Progress} progress
  * @property {StoredAlarm[]} alarms
  * @property {string} error
+ * @property {string} movedTo where the account lives now, as `wss://host/v1/ws`; empty: where this device dials.  A
+ *   person says whether to go there, see `HubClient.follow`
  */
 
 /** There is no session with the hub to ask anything on. */
@@ -202,6 +205,17 @@ export class Engine {
     return this.device.takeEffects();
   }
 
+  /**
+   * Go where the account has moved to, with the same device, keys and outbox.  Throws RangeError when it has not.
+   * @returns {Effect[]}
+   */
+  follow() {
+    if (!this.device.movedTo) throw new RangeError("the account has not moved");
+    this.device.follow();
+    this.device.hangUp("the account has moved");
+    return this.device.takeEffects();
+  }
+
   // --- the connection ---
 
   /**
@@ -240,8 +254,9 @@ export class Engine {
    */
   disconnected(blocked = "", { restarting = false } = {}) {
     this.device.leaving = this._talk !== null && (this.device.leaving || restarting);
+    const here = this._talk === null || this._talk.hubUrl === this.device.identity.hubUrl;
     this._talk = null;
-    if (blocked) this.device.block(blocked);
+    if (blocked && here) this.device.block(blocked); // what a hub that was left says last stops nothing
     this.device.effects.push(new Moved());
     return this.device.takeEffects();
   }
@@ -375,6 +390,7 @@ export class Engine {
       progress: { done: talk ? talk.done : 0, remaining: (talk ? talk.remaining : 0) + unsynced },
       alarms,
       error: device.blocked || device.error || overQuota,
+      movedTo: device.movedTo,
     };
   }
 

@@ -63,6 +63,9 @@ export class PairingFailed extends Error {
   }
 }
 
+/** What a device says when the hub knows it as another account's. */
+export const ANOTHER_ACCOUNT = "the hub took this device into another account";
+
 /** A mistake of our own, found where it was made; never thrown for what came from outside. */
 export class AssertionError extends Error {
   get name() {
@@ -118,6 +121,8 @@ export const REFUSALS = Object.freeze({
   forbidden: { retry: false, message: "this device's scope does not allow that" },
   probation: { retry: false, message: "this device is on probation; an older device can approve it" },
   fresh_code_needed: { retry: false, message: "type a new code from the e-mail first" },
+  operator_code_needed: { retry: false, message: "enter the code of the authenticator app first" },
+  wrong_code: { retry: false, message: "that code is wrong, or was used already; wait for the next one" },
   // one draft of an append
   bad_draft: { retry: false, message: "the sealed header does not fit this session, space or collection" },
   too_large: { retry: false, message: "the draft is larger than this hub takes" },
@@ -137,11 +142,14 @@ export const CLOSINGS = Object.freeze({
   slow_consumer: { code: 4008, message: "the device reads too slowly" },
   internal: { code: 4011, message: "something went wrong in the hub" },
   overloaded: { code: 4013, message: "the hub has too many sessions" },
+  moving: { code: 4014, message: "the account is being moved to another hub; come back" },
   rate_limited: { code: 4029, message: "too many messages after being asked to slow down" },
   malformed: { code: 4500, message: "a frame was not a message of this protocol" },
   auth_failed: { code: 4501, message: "unknown device, wrong signature or wrong hub address" },
   revoked: { code: 4503, message: "this device was revoked" },
   account_deleted: { code: 4504, message: "the account was deleted" },
+  suspended: { code: 4505, message: "the operator has suspended the account" },
+  moved: { code: 4506, message: "the account lives at another hub now" },
   replaced: { code: 4509, message: "the same device connected elsewhere" },
   version: { code: 4510, message: "no protocol version in common" },
 });

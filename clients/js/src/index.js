@@ -37,13 +37,14 @@ import {
   Sign,
   SignalCame,
   Wiped,
-} from "./device.js";
+} from "./effects.js";
 import { Engine, NotConnected } from "./engine.js";
-import { assert, PairingFailed, Refusal } from "./errors.js";
+import { ANOTHER_ACCOUNT, assert, PairingFailed, Refusal } from "./errors.js";
 import { keyCode, parseKeyCode, WrongKeyCode } from "./keycode.js";
 import { SpaceKeys } from "./keys.js";
 import { Leader } from "./leader.js";
 import { report } from "./report.js";
+import { DEVICES, deviceName } from "./names.js";
 import { openSealed, splitRecord } from "./sealing.js";
 import { SigningKey } from "./signing.js";
 import { StorageFailed } from "./storage.js";
@@ -62,7 +63,7 @@ export { BlobValue, readBlobs, toBlobs } from "./values.js";
 /** @typedef {import("./collection.js").RecordChanged} RecordChanged */
 /** @typedef {import("./connection.js").Surroundings} Surroundings */
 /** @typedef {import("./connection.js").Tap} Tap */
-/** @typedef {import("./device.js").Effect} Effect */
+/** @typedef {import("./effects.js").Effect} Effect */
 /** @typedef {import("./device.js").Identity} Identity */
 /** @typedef {import("./adding.js").PairingHandle} PairingHandle */
 /** @typedef {import("./engine.js").Status} Status */
@@ -148,14 +149,14 @@ export class HubClient {
   /**
    * The client that keeps its data in `storage`.
    *
-   * `hubUrl` is remembered.  `tap` is shown every message of the line, for tests and tools
+   * `hubUrl` is remembered; one that this device has left with `follow` is not gone back to.  `tap` is shown every message of the line, for tests and tools
    * that watch; see `connection.js`.  Throws RangeError for what is no hub's address.
    *
    * @param {{storage: Storage, appId: string, hubUrl?: string, tap?: Tap} & Surroundings} options
    * @returns {Promise<HubClient>}
    */
   static async open({ storage, appId, hubUrl, tap, ...surroundings }) {
-    if (hubUrl !== undefined) setAll(storage, { hub_url: utf8(canonicalUrl(hubUrl)) });
+    if (hubUrl !== undefined) setHub(storage, canonicalUrl(hubUrl));
     const { identity, deviceKey } = await identityIn(storage, appId);
     const keys = await keysIn(storage);
     await storage.committed();
@@ -374,6 +375,21 @@ export class HubClient {
     });
   }
 
+  // --- a move ---
+
+  /**
+   * Go where the account has moved to, `status.movedTo`, with the same device, keys and outbox.
+   *
+   * A hub that moved an account says so and then answers no more (`blocked`); this device goes to the new one only with
+   * this, once a person wants it, and stays there.  What is missing there is appended anew.  Should another account
+   * answer there, nothing is sent to it.  Throws RangeError when the account has not moved.
+   */
+  async follow() {
+    this._carry(this._engine.follow());
+    this._connection.poke();
+    await this._storage.committed();
+  }
+
   // --- on, off, off with a wipe ---
 
   /** Sync no more; edits go on and wait in the outbox. */
@@ -456,6 +472,24 @@ export class HubClient {
     this._onSignal.push(callback);
   }
 
+  // --- names ---
+
+  /**
+   * Call this device so, for the person's other devices to see, 1 to 64 characters; sealed, so the hub does not know.
+   * Durable here when it resolves.  Throws RangeError.
+   *
+   * @param {string} text
+   */
+  async nameDevice(text) {
+    const since = Math.floor(this._now().wall);
+    await this.collection(DEVICES).put(hex(this.deviceId), { name: deviceName(text), since });
+  }
+
+  /** What the devices of this app are called, by device id in hex.  @returns {Map<string, string>} */
+  deviceNames() {
+    return new Map(this.collection(DEVICES).items().map(([id, value]) => [id, String(value?.name ?? "")]));
+  }
+
   // --- account ---
 
   /**
@@ -496,11 +530,6 @@ export class HubClient {
     return dateOf(await this._ask((request) => ({ type: "delete_space", request, spaceId }), "deleted"));
   }
 
-  /** Remove the account after the hub's delay; needs account scope and a fresh code. */
-  async deleteAccount() {
-    return dateOf(await this._ask((request) => ({ type: "delete_account", request }), "deleted")) ?? new Date();
-  }
-
   // --- inside ---
 
   get _appId() {
@@ -538,7 +567,7 @@ export class HubClient {
 
   async _becomeNewDevice() {
     const { identity, deviceKey } = await newIdentity(this._storage, this._appId);
-    setAll(this._storage, { account_id: null, blocked: null, spaces: null, attempt: null });
+    setAll(this._storage, { account_id: null, blocked: null, spaces: null, attempt: null, moved_to: null });
     this._deviceKey = deviceKey;
     this._engine.device.setIdentity(identity);
     // On the line that stands it is still the former one, in whose name nothing may be sent any more.
@@ -567,7 +596,22 @@ export class HubClient {
   async _errand(work) {
     const { identity } = this._engine.device;
     if (!identity.hubUrl) throw new RangeError("no hub is known; open the client with hubUrl");
-    return errand(identity, this._deviceKey, work, fresh, this._surroundings);
+    return errand(identity, this._deviceKey, (talk) => this._unlessMoved(talk, work), fresh, this._surroundings);
+  }
+
+  /**
+   * @template T
+   * @param {import("./connection.js").Errand} talk
+   * @param {(talk: import("./connection.js").Errand) => Promise<T>} work
+   */
+  async _unlessMoved(talk, work) {
+    try {
+      return await work(talk);
+    } catch (error) {
+      this._engine.device.isMoved(talk.movedTo);
+      if (talk.movedTo) await this._storage.committed();
+      throw error;
+    }
   }
 
   /**
@@ -579,7 +623,9 @@ export class HubClient {
   async _sessionErrand(work) {
     return this._errand(async (talk) => {
       const signature = await talk.proof("auth");
-      this._engine.device.isReady(await talk.ask({ type: "auth", signature }, "ready"));
+      const ready = await talk.ask({ type: "auth", signature }, "ready");
+      if (this._engine.device.isAnothers(ready)) throw new ConnectionError(ANOTHER_ACCOUNT);
+      this._engine.device.isReady(ready);
       return work(talk);
     });
   }
@@ -998,6 +1044,12 @@ function setAll(storage, settings) {
   storage.transaction(() => {
     for (const [name, value] of Object.entries(settings)) storage.setSetting(name, value);
   });
+}
+
+/** @param {Storage} storage @param {string} hubUrl canonical */
+function setHub(storage, hubUrl) {
+  const left = fromUtf8(storage.setting("left") ?? new Uint8Array(0)).split(" ");
+  if (!left.includes(hubUrl)) setAll(storage, { hub_url: utf8(hubUrl) });
 }
 
 /** @param {Storage} storage */

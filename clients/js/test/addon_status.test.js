@@ -8,7 +8,7 @@ import { Observable, StatusBoard } from "../src/dexie/status.js";
 /** @param {any} [more] */
 function report(more) {
   const progress = { done: 0, remaining: 0 };
-  const none = { unsynced: 0, oldestAt: 0, lastAppendedAt: 0, headSeenAt: 0, alarms: [], error: "", wiped: false };
+  const none = { unsynced: 0, oldestAt: 0, lastAppendedAt: 0, headSeenAt: 0, alarms: [], error: "", movedTo: "", wiped: false };
   return { phase: "synced", progress, deviceId: "", ...none, ...more };
 }
 

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { IDBFactory } from "fake-indexeddb";
 
 import { concat, equal, hex, u64, utf8 } from "../src/bytes.js";
-import { Hangup, Send, Wiped } from "../src/device.js";
+import { Hangup, Send, Wiped } from "../src/effects.js";
 import { NotConnected } from "../src/engine.js";
 import { REFUSALS } from "../src/errors.js";
 import { pack } from "../src/msgpack.js";
@@ -1545,4 +1545,62 @@ test("turning on after a wipe of many collections is said once", () => {
   wipeOf(fresh);
   world.quiesce();
   assert.equal(y.engine.device.mode, "off"); // a later wipe is asked about anew
+});
+
+// --- healing together ---
+
+/** The hub loses everything while nobody is connected. */
+function emptied(world, ...peers) {
+  for (const peer of peers) peer.cut();
+  world.hub.restore(new Map(), utf8("J".repeat(16)));
+}
+
+/** All of them read the log to its head before any of them appends to it. */
+function readAll(...peers) {
+  for (const peer of peers) {
+    peer.connect();
+    while (!underWay(peer).length && (peer.stepOut() || peer.stepIn()));
+  }
+}
+
+for (const first of ["x", "y"]) {
+  test(`an edit that waits is not undone by a device that brings back what was before (${first} first)`, () => {
+    const [world, x, y] = synced(lastWriterWins, "xy");
+    x.put("a", "old");
+    x.put("gone", "old");
+    world.settle();
+    emptied(world, x, y);
+    x.put("a", "new");
+    x.delete("gone");
+    readAll(x, y);
+    for (const peer of first === "x" ? [x, y] : [y, x]) push(peer);
+    world.settle();
+    assert.deepEqual(x.items(), y.items());
+    assert.equal(x.items().a, "new");
+    for (const peer of [x, y]) assert.equal(peer.status().phase, "synced");
+  });
+}
+
+test("an older copy that was brought back first gives way to the newer one", () => {
+  const [world, x, y] = synced(lastWriterWins, "xy");
+  x.put("a", 1);
+  world.settle();
+  y.cut();
+  x.put("a", 2);
+  world.quiesce();
+  emptied(world, x, y);
+  readAll(x, y);
+  push(y);
+  world.settle();
+  assert.deepEqual(x.items(), { a: 2 });
+  assert.deepEqual(y.items(), { a: 2 });
+});
+
+test("a person may say follow before the hub has hung up", () => {
+  const [, x] = synced();
+  x.engine.received(encode({ type: "moved", url: "wss://new.test/v1/ws" }), x.world.now);
+  assert.equal(x.status().movedTo, "wss://new.test/v1/ws");
+  x.engine.follow();
+  x.engine.disconnected("the account lives at another hub now");
+  assert.deepEqual([x.status().phase, x.status().error, x.status().movedTo], ["offline", "", ""]);
 });

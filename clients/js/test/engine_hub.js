@@ -10,7 +10,7 @@ import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey, sign, verify } from "node:crypto";
 
 import { concat, hex, utf8 } from "../src/bytes.js";
-import { Answered, Changed, Hangup, Send, Sign, SignalCame, Wiped } from "../src/device.js";
+import { Answered, Changed, Hangup, Send, Sign, SignalCame, Wiped } from "../src/effects.js";
 import { Engine } from "../src/engine.js";
 import { SpaceKeys, hkdf } from "../src/keys.js";
 import { LABEL } from "../src/signing.js";

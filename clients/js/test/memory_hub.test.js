@@ -131,12 +131,14 @@ class Raw {
 }
 
 /** What can be told apart in an answer from either hub. */
-function told(/** @type {any} */ { type, code, seq, newestSeq, newestId, answers, collections, changes, more }) {
-  const known = { type, code, seq, newestSeq, newestId: newestId && hex(newestId), more };
+function told(/** @type {any} */ message) {
+  const { type, code, seq, newestSeq, newestId, answers, collections, changes, spaces, more, days } = message;
+  const known = { type, code, seq, newestSeq, newestId: newestId && hex(newestId), more, days };
   const parts = {
     answers: answers?.map(told),
     collections: collections?.map((/** @type {any} */ one) => [one.head, one.after, one.counter]),
     changes: changes?.map((/** @type {any} */ one) => one.seq),
+    spaces: spaces?.map((/** @type {any} */ one) => [one.appId, one.usedBytes, one.changes, one.collections, one.deletedAt > 0]),
   };
   return Object.fromEntries(Object.entries({ ...known, ...parts }).filter(([, value]) => value !== undefined));
 }
@@ -239,6 +241,14 @@ alike("spaces are entered by their own key", async (hub, say) => {
   say("its collections", await raw.ask({ type: "collections", spaceId }));
   say("following", await raw.ask({ type: "subscribe", spaceId, cursors: [cursor] }));
   say("no more", await raw.ask({ type: "unsubscribe", spaceId, collectionIds: [cursor.collectionId] }));
+  say("listed", await raw.ask({ type: "list_spaces" }));
+  say("what happened", await raw.ask({ type: "list_audit" }));
+  const { deletedAt, ...later_ } = await raw.ask({ type: "delete_space", spaceId, later: true });
+  say("deleted later", { ...later_, days: Math.round((deletedAt - Date.now() / 1000) / 86_400) });
+  say("listed", await raw.ask({ type: "list_spaces" }));
+  say("kept", await raw.ask({ type: "cancel_deletion", spaceId }));
+  say("kept already", await raw.ask({ type: "cancel_deletion", spaceId }));
+  say("nothing to keep", await raw.ask({ type: "cancel_deletion", spaceId: fresh(16) }));
   say("deleted", await raw.ask({ type: "delete_space", spaceId }));
   say("gone", await raw.ask({ type: "collections", spaceId }));
   raw.close();

@@ -111,7 +111,7 @@ test("the README's example compiles, and has ten lines", async () => {
 
 test("every sub-path of the package leads to a room and to its types", async () => {
   const { exports, files } = JSON.parse(await readFile(join(HERE, "package.json"), "utf8"));
-  assert.deepEqual(Object.keys(exports), [".", "./dexie", "./qr", "./words", "./testing"]);
+  assert.deepEqual(Object.keys(exports), [".", "./dexie", "./account", "./qr", "./words", "./testing"]);
   for (const [path, { types, default: room }] of Object.entries(exports)) {
     for (const file of [types, room]) {
       await access(join(HERE, file));

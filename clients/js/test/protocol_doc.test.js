@@ -24,6 +24,7 @@ function shownDefault(field) {
   if (value === null) return "`nil`";
   if (value instanceof Uint8Array) return "`empty`";
   if (Array.isArray(value)) return "`[]`";
+  if (typeof value === "object") return "`{}`";
   return value === "" ? '`""`' : `\`${value || false}\``;
 }
 

@@ -42,13 +42,14 @@ export async function readReport(db) {
       headSeenAt: 0,
       alarms,
       error: textOf(set.get("blocked")),
+      movedTo: textOf(set.get("moved_to")),
       wiped: set.has("wiped"),
       deviceId: set.has("account_id") ? hex(set.get("device_id")) : "",
     };
   });
 }
 
-const SETTINGS = ["mode", "blocked", "account_id", "app_key", "wiped", "device_id"];
+const SETTINGS = ["mode", "blocked", "account_id", "app_key", "wiped", "device_id", "moved_to"];
 
 /**
  * As `Engine` has it, as far as that can be known without a line.

@@ -12,6 +12,7 @@ import { CLOSINGS, Refusal } from "../errors.js";
 import { HubClient, readBlobs, toBlobs } from "../index.js";
 import { keyCode, parseKeyCode, qrText } from "../keycode.js";
 import { MISSING } from "../strategies.js";
+import { typedKey } from "../typed_key.js";
 import { decodeBody, encodeBody } from "../values.js";
 import { TimeoutError, within } from "../waiting.js";
 import { setCapturing } from "./capture.js";
@@ -62,6 +63,8 @@ export class Leading {
       const dealt = ["account_id", "attempt"].some((name) => storage.setting(name) !== null);
       const known = dealt && storage.setting("hub_url") !== null;
       const hubUrl = url || (known ? undefined : (options.url ?? globalThis.location?.origin));
+      // Who asks for a hub by name means that one, even if this device has left it for another.
+      if (url) storage.transaction(() => storage.setSetting("left", null));
       const { app: appId, surroundings } = options;
       const client = await HubClient.open({ storage, appId, hubUrl, ...surroundings });
       const leading = new Leading(db, options, storage, client, listener);
@@ -119,13 +122,14 @@ export class Leading {
 
   /** @returns {Report} */
   report() {
-    const { phase, unsynced, oldestUnsyncedAgeS, progress, lastAppendedAt, headSeenAt, alarms, error } =
+    const { phase, unsynced, oldestUnsyncedAgeS, progress, lastAppendedAt, headSeenAt, alarms, error, movedTo } =
       this.client.status;
     const oldestAt = unsynced ? Date.now() / 1000 - oldestUnsyncedAgeS : 0;
     const wiped = this._storage.setting("wiped") !== null;
     const deviceId = this.client.signedIn ? hex(this.client.deviceId) : "";
     const plain = alarms.map((alarm) => ({ ...alarm }));
-    return { phase, unsynced, oldestAt, progress, lastAppendedAt, headSeenAt, alarms: plain, error, wiped, deviceId };
+    const told = { progress, lastAppendedAt, headSeenAt, alarms: plain, error, movedTo };
+    return { phase, unsynced, oldestAt, ...told, wiped, deviceId };
   }
 
   /** Report how things stand now. */
@@ -186,7 +190,8 @@ export class Leading {
 
   /** @param {string} text */
   async importKey(text) {
-    await this.client.importKey(isKeyCode(text) ? text : await codeOfWords(text));
+    const { appKey, keyEpoch } = await typedKey(text);
+    await this.client.importKey(keyCode(appKey, keyEpoch));
     await this.begin();
   }
 
@@ -238,6 +243,10 @@ export class Leading {
   async turnOff() {
     if (this._mode() === "wiping") return; // it is off after that
     await this.client.turnOff();
+  }
+
+  async follow() {
+    await this.client.follow();
   }
 
   async forgetAlarms() {
@@ -313,6 +322,17 @@ export class Leading {
   async approve(id) {
     this._signedIn();
     await this._answer(this.client.approve(id));
+  }
+
+  /** @param {string} text */
+  async nameDevice(text) {
+    this._mayRead();
+    await this.client.nameDevice(text);
+  }
+
+  async deviceNames() {
+    this._mayRead();
+    return this.client.deviceNames();
   }
 
   async usage() {
@@ -392,10 +412,14 @@ export class Leading {
     if (!this.client.signedIn) throw new Refusal("signed_out", "this device is signed out; sign in first");
   }
 
-  /** @param {string} table */
-  _collection(table) {
+  _mayRead() {
     this._signedIn();
     if (!this.client.hasKey) throw new Refusal("needs_key", "this device has no key yet; take that of another device");
+  }
+
+  /** @param {string} table */
+  _collection(table) {
+    this._mayRead();
     if (!Object.hasOwn(this._options.tables, table)) throw new RangeError(`table "${table}" is not synced`);
     return this.client.collection(table);
   }
@@ -448,18 +472,6 @@ export class Leading {
       if (!this._closing) this.client.turnOn().catch(() => undefined);
     }, pause);
   }
-}
-
-/** @param {string} text */
-function isKeyCode(text) {
-  return text.replace(/[\s-]/g, "").toUpperCase().startsWith("HUBKEY") || text.trim().split(/\s+/).length < 12;
-}
-
-/** @param {string} text */
-async function codeOfWords(text) {
-  const { parseKeyWords } = await import("../words.js");
-  const { appKey, keyEpoch } = parseKeyWords(text);
-  return keyCode(appKey, keyEpoch);
 }
 
 /** @param {string} text @param {string} title */

@@ -12,6 +12,7 @@
 import { Dexie } from "dexie";
 
 import { hex } from "../bytes.js";
+import { DEVICES } from "../names.js";
 
 /** @typedef {string | number | Date | ArrayBuffer | ArrayBufferView | any[]} RowKey a key as IndexedDB takes it */
 /** @typedef {{conflict?: import("../strategies.js").Strategy}} TableOptions */
@@ -87,7 +88,7 @@ function checkOptions(tables) {
   }
   for (const [name, options] of Object.entries(tables)) {
     const of = `of table "${name}"`;
-    if (isHidden(name)) throw schemaError(`the name "${name}" is taken by sync itself`);
+    if (isHidden(name) || name === DEVICES) throw schemaError(`the name "${name}" is taken by sync itself`);
     if (typeof options !== "object" || options === null) throw schemaError(`the options ${of} are an object, or {}`);
     const unknown = Object.keys(options).find((option) => option !== "conflict");
     if (unknown) throw schemaError(`there is no option "${unknown}" ${of}; there is "conflict"`);

@@ -238,6 +238,16 @@ export class Hub {
     await this._act((leading) => leading.forgetAlarms());
   }
 
+  /**
+   * Go where the account has moved to, `status.value.movedTo`, with the same device, key and edits, and stay there.
+   *
+   * A hub that moved an account says so and answers no more (`blocked`); this device goes to the new one only with
+   * this, once a person wants it.  Throws RangeError when the account has not moved.
+   */
+  async follow() {
+    await this._act((leading) => leading.follow());
+  }
+
   // --- the account ---
 
   /** This device, as the hub lists it, in hex; empty while it is nobody yet. */
@@ -266,6 +276,21 @@ export class Hub {
    */
   async approve(id) {
     await this._act((leading) => leading.approve(unhex(id)));
+  }
+
+  /**
+   * Call this device so, for the person's other devices to see, 1 to 64 characters; sealed, so the hub does not know.
+   * Throws RangeError.
+   *
+   * @param {string} text
+   */
+  async nameDevice(text) {
+    await this._act((leading) => leading.nameDevice(text));
+  }
+
+  /** What the devices of this app are called, by device id in hex.  @returns {Promise<Map<string, string>>} */
+  async deviceNames() {
+    return this._act((leading) => leading.deviceNames());
   }
 
   /**

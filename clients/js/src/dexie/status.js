@@ -6,7 +6,9 @@
  * of the oldest edit grows.
  */
 
-import { report } from "../report.js";
+import { call, Observable } from "../observable.js";
+
+export { call, Observable };
 
 /** @typedef {import("../engine.js").Phase} Phase */
 /** @typedef {import("../engine.js").Progress} Progress */
@@ -29,6 +31,7 @@ import { report } from "../report.js";
  * @property {number} headSeenAt
  * @property {Alarm[]} alarms
  * @property {string} error
+ * @property {string} movedTo
  * @property {boolean} wiped
  * @property {string} deviceId in hex; empty: this device is nobody yet
  */
@@ -48,6 +51,8 @@ import { report } from "../report.js";
  * @property {number} headSeenAt when the hub last said how far it is
  * @property {Alarm[]} alarms
  * @property {string} error a sentence for the person; empty: nothing is wrong
+ * @property {string} movedTo where the account lives now, as `wss://host/v1/ws`; empty: where this device dials.  A
+ *   person says whether to go there, see `Hub.follow`
  * @property {boolean} wiped another device dropped the remote copies; what is here is kept until `enable` sends it anew
  */
 
@@ -61,47 +66,10 @@ const NOTHING_TOLD = {
   headSeenAt: 0,
   alarms: [],
   error: "",
+  movedTo: "",
   wiped: false,
   deviceId: "",
 };
-
-/**
- * A value that changes, and whoever watches it; what Svelte calls a store.
- *
- * @template T
- */
-export class Observable {
-  /** @param {T} value */
-  constructor(value) {
-    this._value = value;
-    /** @type {Set<{fn: (value: T) => void}>} */
-    this._watchers = new Set();
-  }
-
-  /** The value as it is now. */
-  get value() {
-    return this._value;
-  }
-
-  /**
-   * Call back with the value, at once and each time it is another; returns what ends that.
-   *
-   * @param {(value: T) => void} fn
-   * @returns {() => void}
-   */
-  subscribe(fn) {
-    const watcher = { fn };
-    this._watchers.add(watcher);
-    call(fn, this.value);
-    return () => void this._watchers.delete(watcher);
-  }
-
-  /** @param {T} value */
-  _set(value) {
-    this._value = value;
-    for (const { fn } of [...this._watchers]) call(fn, value);
-  }
-}
 
 /**
  * The status, from the leader's report and from what this tab sees.
@@ -175,19 +143,5 @@ export class StatusBoard extends Observable {
     if (looks === this._looked) return;
     this._looked = looks;
     this._set(value);
-  }
-}
-
-/**
- * Call the app back; its mistakes are its own.
- *
- * @template {unknown[]} A
- * @param {(...values: A) => void} fn @param {A} values
- */
-export function call(fn, ...values) {
-  try {
-    fn(...values);
-  } catch (error) {
-    report(error);
   }
 }

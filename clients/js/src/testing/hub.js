@@ -36,6 +36,8 @@ import { Log } from "./log.js";
  * @property {string} appId
  * @property {Uint8Array} spacePk
  * @property {Map<string, { collectionId: Uint8Array, log: Log }>} logs
+ * @property {number} createdAt
+ * @property {number} deletedAt when a delayed deletion takes effect; 0 = none is under way
  */
 /**
  * @typedef {object} Account
@@ -43,6 +45,7 @@ import { Log } from "./log.js";
  * @property {string} address
  * @property {Map<string, Device>} devices
  * @property {Map<string, Space>} spaces
+ * @property {import("../wire/messages.js").AuditPart[]} happened oldest first
  */
 /**
  * A code that was mailed.
@@ -61,9 +64,10 @@ import { Log } from "./log.js";
 const CODE_LIVES_S = 600;
 const CODE_TRIES = 5;
 const PROBATION_S = 72 * 3600;
-export const DELETION_DELAY_S = 72 * 3600;
+export const DELETION_DELAY_S = 7 * 86_400;
 export const FRESH_CODE_S = 600;
 const DAY_S = 86_400;
+const NOBODY = new Uint8Array(0);
 
 const FIRST = ["amber", "birch", "coral", "dawn", "ember", "fern", "golden", "hazel"];
 const SECOND = ["badger", "crane", "dove", "finch", "hare", "lark", "otter", "wren"];
@@ -176,7 +180,7 @@ export class Hub {
 
   /** @param {string} address @param {Uint8Array} [accountId] @returns {Account} */
   addAccount(address, accountId = this.fresh(ID_BYTES)) {
-    const account = { accountId, address, devices: new Map(), spaces: new Map() };
+    const account = { accountId, address, devices: new Map(), spaces: new Map(), happened: [] };
     this.accounts.set(address, account);
     return account;
   }
@@ -225,6 +229,9 @@ export class Hub {
    * @param {{ deviceId?: Uint8Array, spaceId?: Uint8Array, at?: number }} more
    */
   tell(account, what, more) {
+    const { deviceId: subject, spaceId: space, at = this.now() } = more;
+    const noted = { at, what, actor: "device", deviceId: NOBODY, subjectId: subject ?? space ?? NOBODY, count: 1 };
+    account.happened.push({ number: account.happened.length + 1, ...noted });
     for (const line of this.lines) if (line.account === account) line.say({ type: "account_notice", what, ...more });
   }
 
@@ -237,9 +244,18 @@ export class Hub {
     const known = account.spaces.get(hex(spaceId));
     if (known) return known;
     if (account.spaces.size >= this.limits.spaces_per_account_max) throw new Refusal("too_many");
-    const space = { spaceId, appId, spacePk, logs: new Map() };
+    const space = { spaceId, appId, spacePk, logs: new Map(), createdAt: this.now(), deletedAt: 0 };
     account.spaces.set(hex(spaceId), space);
     return space;
+  }
+
+  /** Drop what was to be deleted by now.  @param {Account} account */
+  deleteDue(account) {
+    for (const [id, { spaceId, deletedAt }] of [...account.spaces]) {
+      if (!deletedAt || deletedAt > this.now()) continue;
+      account.spaces.delete(id);
+      this.tell(account, "space_deleted", { spaceId, at: this.now() });
+    }
   }
 
   /** The log of a collection, empty when there is none yet.  @param {Space} space @param {Uint8Array} collectionId */
@@ -287,6 +303,12 @@ export class Hub {
 
   // --- another life ---
 
+  /** From now on devices dial this address; the log begins another life there.  @param {string} dialled */
+  liveAt(dialled) {
+    this.dialled = dialled;
+    this.restore(this.backup());
+  }
+
   /** What `restore` takes: everything as it is now. */
   backup() {
     return new Map([...this.accounts].map(([address, account]) => [address, copied(account)]));
@@ -304,7 +326,7 @@ export class Hub {
   }
 }
 
-/** @param {Space} space */
+/** @param {Pick<Space, "logs">} space */
 export function spaceBytes({ logs }) {
   return [...logs.values()].reduce((sum, { log }) => sum + log.usedBytes, 0);
 }
@@ -337,5 +359,5 @@ function isPublicKey(bytes) {
 /** @param {Account} account @returns {Account} */
 function copied(account) {
   const spaces = new Map([...account.spaces].map(([id, space]) => [id, { ...space, logs: copiedLogs(space) }]));
-  return { ...account, devices: new Map(account.devices), spaces };
+  return { ...account, devices: new Map(account.devices), spaces, happened: [...account.happened] };
 }

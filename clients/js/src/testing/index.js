@@ -35,6 +35,8 @@ export class MemoryHub extends Hub {
     super(canonicalUrl(url));
     this.url = url;
     this._isCut = false;
+    /** Where it was before it moved. @type {Set<string>} */
+    this._left = new Set();
     /** @type {Set<import("./socket.js").Socket>} */
     this._sockets = new Set();
     /** The class that leads here. */
@@ -78,6 +80,18 @@ export class MemoryHub extends Hub {
     globalThis.dispatchEvent?.(new Event("online")); // and those that have not been given this page
   }
 
+  /**
+   * An operator moves everything to another hub, at this address: whoever dials the former one is told so.
+   *
+   * @param {string} url
+   */
+  move(url) {
+    this._left.add(this.dialled);
+    this._left.delete(canonicalUrl(url));
+    this.url = url;
+    this.liveAt(canonicalUrl(url));
+  }
+
   // --- what the hub has ---
 
   /**
@@ -104,8 +118,8 @@ export class MemoryHub extends Hub {
 
   /** @param {string} url */
   _dial(url) {
-    if (this._isCut || url !== this.dialled) return null;
-    const line = new Line(this);
+    if (this._isCut || (url !== this.dialled && !this._left.has(url))) return null;
+    const line = new Line(this, url);
     this.lines.push(line);
     return line;
   }

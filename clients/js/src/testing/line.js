@@ -37,9 +37,10 @@ const PAIRING_FRAMES_MAX = 8; // both ways together
 const PAIRING_BYTES_MAX = 2_048;
 
 export class Line {
-  /** @param {Hub} hub */
-  constructor(hub) {
+  /** @param {Hub} hub @param {string} [dialled] the address that the device dialled, and signs */
+  constructor(hub, dialled = hub.dialled) {
     this.hub = hub;
+    this.dialled = dialled;
     /** @type {Uint8Array[]} */
     this.out = [];
     /** @type {"new" | "greeted" | "ready" | "closed"} */
@@ -158,6 +159,10 @@ export class Line {
     if (this.stage !== "greeted") throw new Refusal("out_of_turn");
     const known = this.hub.known(/** @type {Uint8Array} */ (this.deviceId));
     if (!known || !this.proves("auth", known.device.devicePk, signature)) return this.end("auth_failed");
+    if (this.dialled !== this.hub.dialled) {
+      this.say({ type: "moved", url: this.hub.dialled });
+      return this.end("moved");
+    }
     this.begin(known.account, known.device);
   }
 
@@ -189,7 +194,7 @@ export class Line {
    * @param {Uint8Array} [about]
    */
   proves(purpose, publicKey, signature, about = NO_BYTES) {
-    const message = proofMessage(purpose, this.hub.dialled, this.hello, concat(this.challenge, about));
+    const message = proofMessage(purpose, this.dialled, this.hello, concat(this.challenge, about));
     return this.hub.verifies(publicKey, signature, message);
   }
 
@@ -198,6 +203,7 @@ export class Line {
     for (const other of [...this.hub.lines]) if (other !== this && other.isOf(device.deviceId)) other.end("replaced");
     this.stage = "ready";
     this.account = account;
+    this.hub.deleteDue(account);
     const seen = [...account.spaces.values()].filter((space) => this.sees(space));
     this.say({
       type: "ready", accountId: account.accountId, incarnation: this.hub.incarnation, serverTime: this.hub.now(),
@@ -566,13 +572,48 @@ export class Line {
     return other;
   }
 
+  /** @param {From<"list_spaces">} message */
+  on_list_spaces({ request }) {
+    this.hub.deleteDue(this._account);
+    const seen = [...this._account.spaces.values()].filter((space) => this.sees(space));
+    this.say({ type: "space_list", request, spaces: seen.map(spaceStats) });
+  }
+
+  /** @param {From<"list_audit">} message */
+  on_list_audit({ request, before, limit }) {
+    if (this._me.scope !== "account") throw new Refusal("forbidden");
+    const older = this._account.happened.filter(({ number }) => !before || number < before).reverse();
+    this.say({ type: "audit_list", request, entries: older.slice(0, limit), more: older.length > limit });
+  }
+
   /** @param {From<"delete_space">} message */
-  on_delete_space({ request, spaceId }) {
-    this.space(spaceId);
+  on_delete_space({ request, spaceId, later }) {
+    const space = this._mayDelete(spaceId);
+    const atOnce = this.entered.has(hex(spaceId)) || this.hub.now() < this.freshCodeUntil;
+    const [at, deletedAt] = atOnce && !later ? [this.hub.now(), 0] : Array(2).fill(this.hub.now() + DELETION_DELAY_S);
+    if (deletedAt) space.deletedAt = deletedAt;
+    else this._account.spaces.delete(hex(spaceId));
+    this.say({ type: "deleted", request, deletedAt });
+    this.hub.tell(this._account, deletedAt ? "space_deletion_set" : "space_deleted", { spaceId, at });
+  }
+
+  /** A space that this session may delete: with the scope of an app one it has entered.  @param {Uint8Array} spaceId */
+  _mayDelete(spaceId) {
+    const space = this._account.spaces.get(hex(spaceId));
+    if (this._me.scope !== "account") this.space(spaceId);
+    if (!space) throw new Refusal("not_found");
     this._mustBeTrusted();
-    this._account.spaces.delete(hex(spaceId));
-    this.say({ type: "deleted", request, deletedAt: 0 });
-    this.hub.tell(this._account, "space_deleted", { spaceId, at: this.hub.now() });
+    return space;
+  }
+
+  /** @param {From<"cancel_deletion">} message */
+  on_cancel_deletion({ request, spaceId }) {
+    const space = spaceId && this._account.spaces.get(hex(spaceId));
+    if (!space || !this.sees(space)) throw new Refusal("not_found");
+    this.say({ type: "done", request });
+    if (!space.deletedAt) return;
+    space.deletedAt = 0;
+    this.hub.tell(this._account, "space_deletion_cancelled", { spaceId, at: this.hub.now() });
   }
 
   /** @param {From<"delete_account">} message */
@@ -587,8 +628,17 @@ export class Line {
 }
 
 /** @param {Space} space */
-function spaceInfo(space) {
-  return { spaceId: space.spaceId, appId: space.appId, keyEpoch: 0, usedBytes: spaceBytes(space) };
+function spaceInfo({ spaceId, appId, deletedAt, ...space }) {
+  return { spaceId, appId, keyEpoch: 0, usedBytes: spaceBytes(space), deletedAt };
+}
+
+/** @param {Space} space */
+function spaceStats(space) {
+  const { createdAt } = space;
+  const logs = [...space.logs.values()].map(({ log }) => log).filter(({ head }) => head);
+  const changes = logs.reduce((sum, { head }) => sum + head, 0);
+  const lastMs = Math.max(0, ...logs.map((log) => log.appendedAtMs.get(log.head) ?? 0));
+  return { ...spaceInfo(space), createdAt, collections: logs.length, changes, lastChangeAt: lastMs / 1000, growth: [] };
 }
 
 /** @param {import("./log.js").Log} log @param {number} seq @param {boolean} [isOwn] */

@@ -200,6 +200,23 @@ const numbers = {
 };
 
 /**
+ * A map of what the two sides agree on elsewhere: the arguments and the result of a verb.
+ * @type {Field<Record<string, any>>}
+ */
+const open = {
+  shown: "map by str",
+  bounds: "",
+  read(value, place) {
+    if (!isPlain(value)) throw new RangeError(`${place} is no map`);
+    return /** @type {Record<string, any>} */ (value);
+  },
+  write(out, value, place) {
+    assert(isPlain(value), `${place} is no plain object`);
+    out.any(value);
+  },
+};
+
+/**
  * A map inside a message.
  * @template {Fields} F
  * @param {string} name
@@ -288,6 +305,7 @@ const bytes = bin(0, 262_144);
 const scope = word("app", "account");
 const zero = () => 0;
 const no = () => false;
+const yes = () => true;
 const empty = () => "";
 const nothing = () => new Uint8Array(0);
 
@@ -344,6 +362,34 @@ export const DeviceInfo = part("DeviceInfo", {
 });
 /** @typedef {Whole<typeof DeviceInfo.fields>} DeviceInfo what the hub knows of one device */
 
+export const GrowthPart = row("GrowthPart", { day: any, usedBytes: any }); // days since the Unix epoch
+/** @typedef {Whole<typeof GrowthPart.fields>} GrowthPart what a space took at the end of a day */
+
+export const SpaceStats = part("SpaceStats", {
+  spaceId: id,
+  appId: str(),
+  keyEpoch: any,
+  usedBytes: any,
+  createdAt: float,
+  collections: any,
+  changes: any, // ever appended: the sum of the heads
+  lastChangeAt: optional(float, zero), // 0 = none
+  deletedAt: optional(float, zero), // when a delayed deletion takes effect; 0 = none is under way
+  growth: optional(array(GrowthPart), () => []), // oldest first; days on which nothing moved are left out
+});
+/** @typedef {Whole<typeof SpaceStats.fields>} SpaceStats what the hub knows of one space, for the person to see */
+
+export const AuditPart = part("AuditPart", {
+  number: seq,
+  at: float,
+  what: str(),
+  actor: str(), // "device", "operator" or "hub"
+  deviceId: optional(bin(), nothing), // the device that did it
+  subjectId: optional(bin(), nothing), // the device or space it was done to
+  count: optional(any, () => 1), // how often, on that day
+});
+/** @typedef {Whole<typeof AuditPart.fields>} AuditPart one thing that happened; `number` names where to go on from */
+
 export const ChangePart = row("ChangePart", { seq, appendedAtMs: any, sealed: bytes });
 /** @typedef {Whole<typeof ChangePart.fields>} ChangePart `sealed` is empty for the session's own draft */
 
@@ -372,7 +418,7 @@ export const FROM_DEVICE = Object.freeze({
     address: str(3, 320),
     devicePk: key32,
     appId,
-    purpose: optional(word("enrol", "confirm"), () => "enrol"),
+    purpose: optional(word("enrol", "confirm", "change"), () => "enrol"),
     attemptId: nullable(id), // given again to have the same code sent once more
     invite: optional(str(0, 128), empty),
   },
@@ -400,9 +446,15 @@ export const FROM_DEVICE = Object.freeze({
   list_devices: { request },
   revoke_devices: { request, deviceIds: array(id, 1, 60) },
   approve_device: { request, deviceId: id },
-  delete_space: { request, spaceId: id },
+  list_spaces: { request },
+  list_audit: { request, before: optional(seq, zero), limit: optional(int(1, 200), () => 50) }, // 0 = from the newest
+  export: { request, spaceId: nullable(id), cursor: optional(bin(0, 128), nothing) }, // empty = from the start
+  change_address: { request, attemptId: id, code },
+  delete_space: { request, spaceId: id, later: optional(bool, no) },
   delete_account: { request },
   cancel_deletion: { request, spaceId: nullable(id) },
+  operator_code: { request, code },
+  operate: { request, verb: str(1, 32), arguments: optional(open, () => ({})) },
   ping: { heads },
   pong: { heads },
 });
@@ -422,6 +474,10 @@ export const FROM_HUB = Object.freeze({
     spaces: array(SpaceInfo),
     probationUntil: optional(float, zero),
     accountDeletedAt: optional(float, zero),
+    addressKnown: optional(bool, yes), // false after a move: nobody can sign in by mail until an address is given
+    plan: optional(str(), empty),
+    paidUntil: optional(float, zero),
+    operator: optional(bool, no), // the account may operate this hub, after `operator_code`
   },
   code_sent: { request, attemptId: id, expiresInS: float, phrase: str() },
   pairing,
@@ -435,6 +491,15 @@ export const FROM_HUB = Object.freeze({
   history: { request, changes: array(ChangePart), more: optional(bool, no) },
   signal,
   device_list: { request, devices: array(DeviceInfo) },
+  space_list: { request, spaces: array(SpaceStats) },
+  audit_list: { request, entries: array(AuditPart), more: optional(bool, no) },
+  exported: {
+    request,
+    bundle: bin(),
+    cursor: optional(bin(), nothing), // empty: this piece is the last
+    doneBytes: optional(any, zero),
+    totalBytes: optional(any, zero),
+  },
   deleted: { request, deletedAt: optional(float, zero) }, // 0 = it has taken effect, and no row is left
   account_notice: {
     what: str(),
@@ -442,6 +507,8 @@ export const FROM_HUB = Object.freeze({
     spaceId: optional(bin(), nothing),
     at: optional(float, zero),
   },
+  moved: { url: str() }, // where devices dial
+  operated: { request, result: open },
   ping: { heads },
   pong: { heads },
   going_away: { retryAfterS: float },
@@ -482,6 +549,9 @@ export const FROM_HUB = Object.freeze({
 /** @typedef {Received<"history">} History */
 /** @typedef {Received<"signal">} Signal */
 /** @typedef {Received<"device_list">} DeviceList */
+/** @typedef {Received<"space_list">} SpaceList */
+/** @typedef {Received<"audit_list">} AuditList */
+/** @typedef {Received<"exported">} Exported */
 /** @typedef {Received<"deleted">} Deleted */
 /** @typedef {Received<"account_notice">} AccountNotice */
 /** @typedef {Received<"going_away">} GoingAway */
@@ -546,6 +616,7 @@ export function isDefault({ field }, value) {
   if (!field.fallback) return false;
   if (value === undefined) return true;
   const fallback = field.fallback();
+  if (isPlain(fallback)) return isPlain(value) && Object.keys(value).length === 0; // the only default of a map
   return value === fallback || (fallback?.length === 0 && value?.length === 0);
 }
 
