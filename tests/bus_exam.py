@@ -19,6 +19,7 @@ import pytest
 
 from hub.bus import (
     AccountChanged,
+    AccountStopped,
     Bus,
     DevicesRevoked,
     HeadMoved,
@@ -56,6 +57,7 @@ def one_of_each() -> list[Notice]:
         PairingPassed(new_id(), new_id(), True, new_id(), os.urandom(2_048)),
         PairingPassed(new_id(), new_id(), False, None, b""),
         DevicesRevoked(tuple(new_id() for _ in range(60))),
+        AccountStopped("suspended"),
         SessionOpened(new_id(), new_id(), 2**62),
         AccountChanged("space_deleted", new_id(), new_id(), 1_750_000_000.25),
         NoticesLost(),

@@ -295,18 +295,21 @@ def database(secrets_made) -> Iterator[tuple[Postgres, dict[str, str]]]:
         yield server, {name: url.replace("@postgres/", f"@{HOST}:{server.port}/") for name, url in urls.items()}
 
 
-def run_hub(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def run_hub(*command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HUB_")}
     env = clean | {f"HUB_{name.upper()}": value for name, value in settings.items()}
-    words = [sys.executable, "-m", "hub", command]
+    words = [sys.executable, "-m", "hub", *command]
     return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
 
 
-def test_the_roles_that_the_container_makes_are_the_ones_the_hub_works_with(database):
+def test_the_roles_that_the_container_makes_are_the_ones_the_hub_works_with(database, tmp_path):
     server, urls = database
     migrated = run_hub("migrate", **urls)
     assert migrated.returncode == 0, migrated.stderr
-    invited = run_hub("invite", database_url=urls["database_url"])
+    mine = {"database_url": urls["database_url"], "data_dir": str(tmp_path)}
+    assert "no secrets file" in run_hub("admin", "invite", **mine).stderr
+    assert run_hub("make-secrets", **mine).returncode == 0
+    invited = run_hub("admin", "invite", **mine)
     assert invited.returncode == 0, invited.stderr
     assert server.sql("select count(*) from invite", "hub") == "1"
     for statement in ("create table x (y int)", "drop table invite", "alter table invite add x int", "truncate invite"):

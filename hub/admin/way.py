@@ -7,7 +7,6 @@ several replicas serve, the database is opened beside them and the bus tells the
 
 from __future__ import annotations
 
-import secrets as random_source
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -45,8 +44,8 @@ async def operating_for(settings: Settings) -> AsyncIterator[Do]:
     async with AsyncExitStack() as stack:
         store = await open_store(settings)
         stack.push_async_callback(store.close)
-        empty = await store.count_accounts() == 0
-        secrets = hub_secrets.load_or_make(settings.secrets_path(), random_source.token_bytes, store_is_empty=empty)
+        # Loaded, never made: a second file of keys beside the hub's own would be the wrong one.
+        secrets = hub_secrets.load(settings.secrets_path())
         bus = make_bus(settings, secrets, Metrics())
         stack.push_async_callback(bus.close)
         await bus.open()
