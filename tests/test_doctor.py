@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import secrets
 import sqlite3
 import ssl
@@ -31,8 +32,9 @@ from hub.doctor import inside
 from hub.doctor.checks import examine, versions
 from hub.doctor.patient import Patient
 from hub.doctor.report import Finding, Shown, as_json, bad, for_operator, for_strangers, is_well, ok
+from hub.operating import LAST_BACKUP
 from tests import services
-from tests.hub_rig import hub_in
+from tests.hub_rig import Place, Wire, hub_in
 from tests.mailbox import Mailbox, authority
 from tests.services import HOST, FaultProxy, free_port
 
@@ -52,6 +54,7 @@ class Setup:
 
     settings: Settings
     tls: ssl.SSLContext
+    place: Place | None = None
 
     async def examine(self, *, clock: Callable[[], float] = time.time, **options: Any) -> list[Finding]:
         return await examine(Patient(self.settings, (), self.tls, clock), **options)
@@ -62,7 +65,7 @@ class Setup:
         return [f"{each.name}: {each.sentence}" for each in found if each.weight != "ok"]
 
     def change(self, **settings: Any) -> Setup:
-        return Setup(dataclasses.replace(self.settings, **settings), self.tls)
+        return Setup(dataclasses.replace(self.settings, **settings), self.tls, self.place)
 
 
 def trusting(*authorities: trustme.CA) -> ssl.SSLContext:
@@ -102,7 +105,10 @@ async def sound(
         "trusted_proxies": (HOST,),
         "port": hub_port,
     } | settings
-    async with Mailbox() if mailbox is None else mailbox as box, hub_in(folder / "data", mailbox=Given(box), **chosen):
+    async with (
+        Mailbox() if mailbox is None else mailbox as box,
+        hub_in(folder / "data", mailbox=Given(box), **chosen) as place,
+    ):
         tls = trusting(ca)
         env = {"HUB_REPLICA_1": f"{HOST}:{hub_port}", "HUB_LB_BIND": f"{HOST}:{port}"}
         env["HUB_LB_CERTIFICATE"] = str(certificate)
@@ -129,18 +135,17 @@ async def sound(
             known = {**chosen, "data_dir": folder / "data", "public_urls": (f"wss://localhost:{port}/v1/ws",), **mail}
             if reached:
                 await passes(port)
-            yield Setup(dataclasses.replace(Settings(), **known), tls)
+            yield Setup(dataclasses.replace(Settings(), **known), tls, place)
 
 
-class Given(Mailbox):
+class Given:
     """A mailbox that runs already and goes on."""
 
     def __init__(self, box: Mailbox) -> None:
-        super().__init__()
-        self.port = box.port
+        self._box = box
 
     async def __aenter__(self) -> Mailbox:
-        return self
+        return self._box
 
     async def __aexit__(self, *_: object) -> None:
         pass
@@ -382,18 +387,29 @@ async def test_secrets_that_are_not_the_databases_are_told(tmp_path):
 
 async def test_lost_secrets_are_told_when_there_are_accounts(tmp_path):
     async with sound(tmp_path) as setup:
-        add_account(setup)
+        await sign_up(setup)
         (tmp_path / "data/secrets.toml").unlink()
         complaints = await setup.complaints(inside_only=True)
         assert len(complaints) == 2 and complaints[0].startswith("keys: there is no secrets file"), complaints
         assert complaints[1].startswith("backup: no backup was ever made")
 
 
-def add_account(setup: Setup) -> None:
-    with sqlite3.connect(setup.settings.data_dir / "hub.sqlite3") as db:
-        db.execute(
-            "insert into account (account_id, address_tag, created_day) values (?, ?, 1)", (b"a" * 16, b"t" * 32)
-        )
+class Device(Wire):
+    """A device that comes in through the proxy."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup.settings.public_urls[0])
+        self._tls = setup.tls
+
+    async def dial(self, **options: Any) -> Wire:
+        return await super().dial(ssl=self._tls, **options)
+
+
+async def sign_up(setup: Setup) -> None:
+    """One person signs in on one device, so that there is an account."""
+    device = Device(setup)
+    await device.sign_up(setup.place.mailbox, "ada@example.org")
+    await device.hang_up()
 
 
 async def test_a_folder_that_takes_no_writes_is_told(tmp_path):
@@ -502,7 +518,7 @@ async def test_a_hub_that_was_not_restarted_with_the_settings_is_told(tmp_path):
 
 async def test_a_clock_that_is_wrong_is_told(tmp_path):
     async with sound(tmp_path) as setup:
-        await one(setup, "clock", "the hub's clock is 119", clock=lambda: time.time() - 120)
+        await one(setup, "clock", "the hub's clock is ", clock=lambda: time.time() - 120)
         assert await setup.complaints(clock=lambda: time.time() - 3) == []
 
 
@@ -513,13 +529,18 @@ async def test_settings_that_are_wrong_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("days, complaints", [(6.9, []), (8.0, ["backup: the last backup is 8.0 days old."])])
-async def test_a_backup_that_is_too_old_is_told(days, complaints, tmp_path):
-    async with sound(tmp_path) as setup:
-        add_account(setup)
-        with sqlite3.connect(setup.settings.data_dir / "hub.sqlite3") as db:
-            made_at = b"%d" % int(time.time() - days * DAY_S)
-            db.execute("insert into hub (key, value) values ('last backup', ?)", (made_at,))
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_a_backup_that_is_too_old_is_told(kind, days, complaints, tmp_path, one_pg_server):
+    async with (
+        services.database(one_pg_server) as url,
+        sound(tmp_path, database_url=url if kind == "postgres" else "") as setup,
+    ):
+        await sign_up(setup)
+        assert ["ever made" in each.sentence for each in await setup.examine() if each.name == "backup"] == [True]
+        await setup.place.hub.store.remember(LAST_BACKUP, str(time.time() - days * DAY_S).encode())
         assert await setup.complaints() == complaints
+        found = [each.sentence for each in await setup.examine() if each.name == "backup"]
+        assert found == [f"the last backup is {days} days old."]
 
 
 # --- what a stranger reads -------------------------------------------------------------------
@@ -580,6 +601,14 @@ def test_a_program_reads_the_same_as_a_person():
     assert read["well"] is False
     assert read["findings"][1] == {"name": "y", "weight": "bad", "sentence": "no.", "remedy": ["do this"]}
     assert read["for_strangers"] == for_strangers(found, {"sync-hub": "1"})
+
+
+def test_the_page_of_the_doctor_lists_every_check():
+    page = (ROOT / "docs/doctor.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| `([a-z ]+)` \|", page, re.M)) - {"hub doctor"}
+    code = "".join((ROOT / f"hub/doctor/{name}.py").read_text("utf-8") for name in ("inside", "outside"))
+    used = set(re.findall(r'\b(?:ok|warn|bad|skewed)\(\s*"([a-z ]+)"', code))
+    assert listed == used and len(used) > 15
 
 
 # --- the command -----------------------------------------------------------------------------

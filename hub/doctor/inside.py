@@ -87,7 +87,7 @@ def _of_match(keys: Secrets, look: Look | None) -> list[Finding]:
     if generation > len(keys.peppers):
         what = "the secrets file is older than the database: it has {have} peppers, and {need} were used."
         return [bad("keys", what, "restore the newest copy of it", have=len(keys.peppers), need=generation)]
-    known = {number: look.kept(f"secrets {number}") for number in range(1, max(1, generation) + 1)}
+    known = {number: look.claimed(f"secrets {number}") for number in range(1, max(1, generation) + 1)}
     if any(mine is not None and mine != fingerprint(keys, number) for number, mine in known.items()):
         what = "the secrets file is not the one this database was made with, so the hub does not start."
         return [bad("keys", what, "put back the file that belongs to this database, or this file's database")]
@@ -99,9 +99,9 @@ def _of_match(keys: Secrets, look: Look | None) -> list[Finding]:
 
 def of_disk(settings: Settings) -> list[Finding]:
     """Whether the hub can write into its folder, and how much room is left there."""
+    if settings.database_url:
+        return []  # its data is elsewhere, and it writes nothing here
     folder = settings.data_dir
-    if settings.database_url and not folder.exists():
-        return []  # its data is elsewhere
     while not folder.exists():
         folder = folder.parent.absolute()
     try:
@@ -114,7 +114,7 @@ def of_disk(settings: Settings) -> list[Finding]:
             bad("disk", what, "let it belong to the user the hub runs as, on a disk with room", path=folder, why=why)
         ]
     database = settings.data_dir / DATABASE_FILE
-    size = database.stat().st_size if not settings.database_url and database.exists() else 0
+    size = database.stat().st_size if database.exists() else 0
     return [room(shutil.disk_usage(folder).free, size)]
 
 
@@ -328,7 +328,7 @@ def of_backup(patient: Patient, look: Look | None) -> list[Finding]:
 
 def backup_time(look: Look) -> float | None:
     """Unix time of the last backup as the database remembers it; None when there was none."""
-    kept = look.kept(LAST_BACKUP)
+    kept = look.remembered(LAST_BACKUP)
     try:
         return float(kept) if kept else None
     except ValueError:

@@ -26,6 +26,10 @@ class Look(NamedTuple):
     accounts: int
     values: Mapping[str, bytes]  # what it says of itself: the table ``hub``
 
-    def kept(self, name: str) -> bytes | None:
-        """What ``Store.claim`` and ``Store.remember`` keep under this name; each keeper has a key of its own for it."""
+    def claimed(self, name: str) -> bytes | None:
+        """What ``Store.claim`` keeps under this name; SQLite's keeper gives it no word of its own."""
         return self.values.get(f"claim {name}", self.values.get(name))
+
+    def remembered(self, name: str) -> bytes | None:
+        """What ``Store.remember`` keeps under this name."""
+        return self.values.get(f"memo {name}")
