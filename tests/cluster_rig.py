@@ -328,10 +328,13 @@ class Crowd:
         await device.enrol(sent.attempt_id, await self._code(address, sent.phrase), scope)
         return device
 
-    async def _code(self, address: str, phrase: str) -> str:
+    async def _code(self, address: str, phrase: str, *, after: int = 0) -> str:
+        """The code of a mail that came as one of those ``after`` the first so many."""
+
         def found() -> list[Mail]:
             # The two words alone are not enough: in a crowd some are drawn twice.
-            return [mail for mail in self.cluster.mailbox.mails if mail.recipient == address and phrase in mail.text]
+            mails = self.cluster.mailbox.mails[after:]
+            return [mail for mail in mails if mail.recipient == address and phrase in mail.text]
 
         await until(found, what="a code in the mail")
         return found()[-1].code
