@@ -16,6 +16,7 @@ from hub.config import Settings
 from hub.doctor.patient import ANSWER_WITHIN_S, Patient
 from hub.doctor.report import Finding, Shown, bad, ok, warn
 from hub.errors import StoreUnavailable
+from hub.insight import BACKUP_WITHIN_S
 from hub.keepers import DATABASE_FILE
 from hub.mail import MailFailed
 from hub.operating import LAST_BACKUP
@@ -30,7 +31,7 @@ FREE_BYTES_FEW = 1_073_741_824
 SLOW_S = 0.05  # a question that touches nothing; an append asks twice
 SKEW_S_MAX = 30.0  # a code of an operator's app is good for half a minute more or less
 SKEW_S_MUCH = 5.0
-BACKUP_DAYS_MAX = 7
+BACKUP_DAYS_MAX = BACKUP_WITHIN_S / 86_400.0  # as hub admin insight has it
 BACK_UP = "hub backup, once a day by a timer: docs/self-hosting.md"
 POSTGRES_MIN = 15
 DAY_S = 86_400.0
