@@ -1,4 +1,4 @@
--- The hub's Postgres schema, version 2.  The same tables and columns as
+-- The hub's Postgres schema, version 3.  The same tables and columns as
 -- hub/store/sqlite_schema.sql (a test compares them), and the functions in which
 -- everything happens that takes more than one statement and happens often.
 --
@@ -13,7 +13,7 @@
 -- (operator, audit, growth) goes with it by itself.
 --
 -- Every table that grows with data (space, collection, change, counter, receipt,
--- witness, audit, growth) has account_id first in its primary key and in every unique index and
+-- witness, audit, growth) has account_id in its primary key, every unique index and every
 -- foreign key, and is partitioned by hash of it; an engine that spreads tables over
 -- machines by account (Citus) can take them as they are.  The small tables (hub,
 -- account, operator, device, spent, attempt, invite, listed, moved) are looked up by other things than the
@@ -186,14 +186,16 @@ create table change (
 ) partition by hash (account_id);
 -- Ciphertext does not compress: trying costs time and gains nothing.
 alter table change alter column sealed set storage external;
+-- In this and in the indexes by record the numbers stand first: they tell most rows apart by themselves, and
+-- comparing and keeping them costs less than an account_id that is the same for all neighbours.
 -- Prevents a draft from being in the log twice; serves the first answer to a retry.
-create unique index change_once on change (account_id, collection, device_id, counter);
+create unique index change_once on change (collection, counter, device_id, account_id);
 -- Serves a cold device: its pages cost what is live, not what was ever written.
 create index change_live on change (account_id, collection, seq) where replaced_at is null;
 -- Serves replacing, the conditional base and the young half of a record's history.
-create index change_live_of_record on change (account_id, collection, record_id, seq) where replaced_at is null;
+create index change_live_of_record on change (collection, record_id, account_id, seq) where replaced_at is null;
 -- Serves the old half of a record's history.  Two halves: each change is in one of them only.
-create index change_replaced_of_record on change (account_id, collection, record_id, seq)
+create index change_replaced_of_record on change (collection, record_id, account_id, seq)
     where replaced_at is not null;
 -- Serves compaction: the oldest replaced first.
 create index change_replaced on change (replaced_at) where replaced_at is not null;
@@ -261,22 +263,26 @@ create table growth (
     foreign key (account_id, space_id) references space on delete cascade
 ) partition by hash (account_id);
 
--- Sixteen partitions: each is vacuumed by itself, several at once, and stays small
--- enough for that up to some terabytes in all; more would make every plan longer and
--- gain nothing on one machine.  The number stays for the life of a database.
+-- The changes are in four partitions: each is vacuumed by itself, several at once.  What
+-- is small is in two: every statement sets up all partitions that it might look into, and
+-- finds the right one for each row, so with four of each an append cost some more, and
+-- with sixteen, as databases have that were made before schema version 3, half a
+-- millisecond more when it was alone in its batch.  Not in one: then Postgres 18 (18.6)
+-- forgets that scans of whole tables are off.  The number stays for the life of a database.
 -- Room in the pages of rows that change with every append keeps those updates off the indexes.
 do $$
 declare
     whole text;
-    part integer;
+    parts integer;
 begin
     foreach whole in array array[
         'space', 'collection', 'change', 'counter', 'receipt', 'witness', 'audit', 'growth'
     ] loop
-        for part in 0..15 loop
+        parts := case whole when 'change' then 4 else 2 end;
+        for part in 0..parts - 1 loop
             execute format(
-                'create table %I partition of %I for values with (modulus 16, remainder %s)%s',
-                whole || '_' || part, whole, part,
+                'create table %I partition of %I for values with (modulus %s, remainder %s)%s',
+                whole || '_' || part, whole, parts, part,
                 case when whole in ('space', 'collection', 'counter') then ' with (fillfactor = 70)' else '' end
             );
         end loop;
@@ -301,9 +307,10 @@ end;
 -- Judge one draft and keep it if it is good; the caller holds the account's lock and
 -- has seen that device and space are there.  code is null when the draft is in the
 -- log; more_bytes, which may be negative, is null unless this call put it there.
+-- the_base is null when the draft is not conditional.
 create function append_draft(
     the_account bytea, the_space bytea, the_device bytea,
-    the_collection bytea, the_kind smallint, conditional boolean, the_record bytea, the_change bytea,
+    the_collection bytea, the_kind smallint, the_record bytea, the_change bytea,
     the_counter bigint, the_base bytea, upto bigint, the_sealed bytea,
     now_s double precision, now_ms bigint, collections_max integer, quota bigint,
     out code text, out the_seq bigint, out newest_seq bigint, out newest_id bytea, out more_bytes bigint
@@ -343,7 +350,7 @@ begin
         return;
     end if;
 
-    if conditional then
+    if the_base is not null then
         -- Only live changes count: after a purge the record does not exist, though older changes are still kept.
         select seq, change_id into newest_seq, newest_id from change
             where account_id = the_account and collection = log and record_id = the_record and replaced_at is null
@@ -412,7 +419,7 @@ end $$;
 -- The drafts of one append, one after another.
 create function append_drafts(
     the_account bytea, the_space bytea, the_device bytea,
-    collections bytea[], kinds smallint[], conditionals boolean[], records bytea[], changes bytea[],
+    collections bytea[], kinds smallint[], records bytea[], changes bytea[],
     counters bigint[], bases bytea[], uptos bigint[], sealeds bytea[],
     now_s double precision, now_ms bigint, collections_max integer, quota bigint,
     out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
@@ -422,11 +429,11 @@ declare
     answer record;
 begin
     for draft in
-        select * from unnest(collections, kinds, conditionals, records, changes, counters, bases, uptos, sealeds)
-            with ordinality as d(collection, kind, conditional, record, change, counter, base, upto, sealed, n)
+        select * from unnest(collections, kinds, records, changes, counters, bases, uptos, sealeds)
+            with ordinality as d(collection, kind, record, change, counter, base, upto, sealed, n)
     loop
         answer := append_draft(
-            the_account, the_space, the_device, draft.collection, draft.kind, draft.conditional, draft.record,
+            the_account, the_space, the_device, draft.collection, draft.kind, draft.record,
             draft.change, draft.counter, draft.base, draft.upto, draft.sealed, now_s, now_ms, collections_max, quota
         );
         codes[draft.n] := answer.code;
@@ -440,7 +447,7 @@ end $$;
 -- The drafts of one append, each for itself or (atomic) all of them or none.
 create function append_singly(
     atomic boolean, the_account bytea, the_space bytea, the_device bytea,
-    collections bytea[], kinds smallint[], conditionals boolean[], records bytea[], changes bytea[],
+    collections bytea[], kinds smallint[], records bytea[], changes bytea[],
     counters bigint[], bases bytea[], uptos bigint[], sealeds bytea[],
     now_s double precision, now_ms bigint, collections_max integer, quota bigint,
     out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
@@ -451,14 +458,14 @@ declare
 begin
     if not atomic then
         select * into codes, seqs, newest_seqs, newest_ids, mores from append_drafts(
-            the_account, the_space, the_device, collections, kinds, conditionals, records, changes, counters, bases,
+            the_account, the_space, the_device, collections, kinds, records, changes, counters, bases,
             uptos, sealeds, now_s, now_ms, collections_max, quota
         );
         return;
     end if;
     begin
         select * into codes, seqs, newest_seqs, newest_ids, mores from append_drafts(
-            the_account, the_space, the_device, collections, kinds, conditionals, records, changes, counters, bases,
+            the_account, the_space, the_device, collections, kinds, records, changes, counters, bases,
             uptos, sealeds, now_s, now_ms, collections_max, quota
         );
         if exists (select from unnest(codes) as code where code is not null) then
@@ -481,273 +488,317 @@ begin
     end;
 end $$;
 
--- The drafts of the plain accounts: see append_all, which has judged them.
-create function append_plain(
-    account_ids bytea[], device_ids bytea[], space_ids bytea[], space_account integer[],
-    log_ids bytea[], log_space integer[], writer_log integer[], writer_device integer[],
-    draft_writer integer[], draft_kind smallint[], draft_record bytea[], draft_change bytea[],
-    draft_counter bigint[], draft_sealed bytea[], now_s double precision, now_ms bigint,
-    plain boolean[], numbers bigint[], is_new boolean[], seqs bigint[], outdated boolean[]
-) returns void language plpgsql set search_path from current as $$
-begin
-    insert into collection (account_id, number, space_id, collection_id, head)
-        select account_ids[space_account[log_space[log]]], numbers[log], space_ids[log_space[log]], log_ids[log], head
-        from (
-            select writer_log[writer] as log, max(seq) as head from unnest(draft_writer, seqs) as d(writer, seq)
-            group by log
-        ) as l
-        where plain[space_account[log_space[log]]] and is_new[log];
-    update collection as c set head = l.head
-        from (
-            select writer_log[writer] as log, max(seq) as head from unnest(draft_writer, seqs) as d(writer, seq)
-            group by log
-        ) as l
-        where plain[space_account[log_space[log]]] and not is_new[log]
-        and c.account_id = account_ids[space_account[log_space[log]]] and c.number = numbers[log];
-    update change as c set replaced_at = now_s
-        from (
-            select log, unnest((
-                select array_agg(o.seq) from change as o
-                where o.account_id = account_ids[space_account[log_space[log]]] and o.collection = numbers[log]
-                and o.record_id = record and o.replaced_at is null and o.kind = any(kinds)
-            )) as seq
-            from (
-                select distinct writer_log[writer] as log, record,
-                       case when kind = 6 then '{6}'::smallint[] else '{1,2,8}' end as kinds
-                from unnest(draft_writer, draft_kind, draft_record) as d(writer, kind, record)
-                where kind <> 8
-            ) as d
-            where plain[space_account[log_space[log]]] and not is_new[log]
-        ) as old
-        where c.account_id = account_ids[space_account[log_space[old.log]]] and c.collection = numbers[old.log]
-        and c.seq = old.seq;
-    insert into change (account_id, collection, seq, kind, record_id, change_id, device_id, counter,
-                        appended_at_ms, replaced_at, sealed)
-        select account_ids[space_account[log_space[writer_log[writer]]]], numbers[writer_log[writer]], seq, kind,
-               record, change, device_ids[writer_device[writer]], counter, now_ms,
-               case when replaced then now_s end, sealed
-        from unnest(draft_writer, draft_kind, draft_record, draft_change, draft_counter, draft_sealed,
-                    seqs, outdated)
-            as d(writer, kind, record, change, counter, sealed, seq, replaced)
-        where plain[space_account[log_space[writer_log[writer]]]];
-    insert into counter (account_id, collection, device_id, last)
-        select account_ids[space_account[log_space[writer_log[writer]]]], numbers[writer_log[writer]],
-               device_ids[writer_device[writer]], max(counter)
-        from unnest(draft_writer, draft_counter) as d(writer, counter)
-        where plain[space_account[log_space[writer_log[writer]]]]
-        group by writer
-        on conflict (account_id, collection, device_id) do update set last = excluded.last;
-    update space as s set used_bytes = s.used_bytes + d.bytes
-        from (
-            select log_space[writer_log[writer]] as space, sum(length(sealed)) as bytes
-            from unnest(draft_writer, draft_sealed) as d(writer, sealed) group by space
-        ) as d
-        where plain[space_account[d.space]]
-        and s.account_id = account_ids[space_account[d.space]] and s.space_id = space_ids[d.space];
-end $$;
-
 -- Lock the log of each account, for the rest of the transaction; whether anything was
 -- locked.  An account whose spaces were all made or removed while this waited counts
 -- as one without spaces.
 --
--- One account a statement, and no join: when a row that was waited for stands in a
--- partition that a join found at run time, Postgres 18 (18.6) loses it or crashes.
+-- One scan, and no join: when a row that was waited for stands in a partition that a
+-- join found at run time, Postgres 18 (18.6) loses it or crashes.
 create function lock_spaces(account_ids bytea[]) returns boolean[] language plpgsql set search_path from current as $$
 declare
-    locked boolean[] := array_fill(false, array[cardinality(account_ids)]);
-    this_account bytea;
-    place integer;
+    locked bytea[];
 begin
-    for this_account, place in select id, n from unnest(account_ids) with ordinality as a(id, n) order by id loop
-        perform from space where account_id = this_account order by space_id for no key update;
-        locked[place] := found;
-    end loop;
-    return locked;
+    select array_agg(distinct account_id) into locked from (
+        select account_id from space where account_id = any(account_ids)
+        order by account_id, space_id for no key update
+    ) as s;
+    if cardinality(locked) = cardinality(account_ids) then
+        return array_fill(true, array[cardinality(account_ids)]);
+    end if;
+    return array(
+        select coalesce(a.id = any(locked), false) from unnest(account_ids) with ordinality as a(id, n) order by a.n
+    );
+end $$;
+
+-- What every append moves: heads, counters, used bytes, and that older changes of its records
+-- are replaced.  plain, by account, says whose rows; null: all.
+--
+-- Rows are named by their places (ctid), which were seen under the account's lock and so are
+-- still theirs: no second look into an index.  append_all calls this, with its settings; with
+-- no kind of index scan left the planner has nothing to choose.  account_id stands beside the
+-- place for the partition.
+create function append_move(
+    account_ids bytea, plain boolean[], space_account integer[], space_rows tid[], space_bytes bigint[],
+    log_space integer[], log_rows tid[], log_drafts integer[],
+    writer_log integer[], writer_rows tid[], writer_last bigint[],
+    old_log integer[], old_rows tid[], now_s double precision
+) returns void language plpgsql set search_path from current set enable_indexscan = off as $$
+begin
+    update collection as c set head = c.head + l.drafts
+        from unnest(log_rows, log_space, log_drafts) as l(place, of_space, drafts)
+        where c.ctid = l.place and c.account_id = substr(account_ids, 16 * space_account[l.of_space] - 15, 16)
+        and (plain is null or plain[space_account[l.of_space]]);
+    if old_rows is not null then
+        update change as c set replaced_at = now_s from unnest(old_rows, old_log) as o(place, log)
+            where c.ctid = o.place
+            and c.account_id = substr(account_ids, 16 * space_account[log_space[o.log]] - 15, 16);
+    end if;
+    update counter as c set last = w.last from unnest(writer_rows, writer_log, writer_last) as w(place, log, last)
+        where c.ctid = w.place and c.account_id = substr(account_ids, 16 * space_account[log_space[w.log]] - 15, 16)
+        and (plain is null or plain[space_account[log_space[w.log]]]);
+    update space as s set used_bytes = s.used_bytes + d.bytes
+        from unnest(space_rows, space_account, space_bytes) as d(place, of_account, bytes)
+        where s.ctid = d.place and s.account_id = substr(account_ids, 16 * d.of_account - 15, 16)
+        and (plain is null or plain[d.of_account]);
 end $$;
 
 -- Order and keep the drafts of many appends.  Everything that repeats comes once and
--- is named by its place in its array, from 1: accounts, devices (of an account),
--- spaces (of an account), logs (a collection of a space), writers (a device in a
--- log), appends, drafts.
+-- is named by its place, from 1: accounts, devices (of an account), spaces (of an
+-- account), logs (a collection of a space), writers (a device in a log), appends, drafts.
+-- Ids stand one behind the other in one value, and so do the sealed changes (bodies):
+-- draft_at is the bytes before a draft, draft_bytes its own.  What stands in their clear
+-- headers is read there; how they are laid out is in docs/protocol.md.
 --
 -- The usual account is plain: every draft of it is new, in order, on the right base,
 -- neither purge nor wipe, and fits.  The drafts of all plain accounts are kept by a
 -- few statements over all of them; those of the others one after another.
 --
--- Out comes for each device why it may not append, null when it may; for each account
--- what it used before; and for each draft what append_draft gives.  codes is null when
--- all is well.
+-- account_bytes is what all drafts of an account weigh, space_bytes those of a space.  A
+-- device names a space of its account (device_space).  writer_first is the counter of a
+-- writer's first draft, 0 when its drafts cannot be plain: when their counters do not
+-- follow one another, or one of them is a purge, a wipe, or conditional on something in
+-- this very batch.  draft_step counts the drafts of a log from 1.  draft_replaced says
+-- whether a later draft of the batch replaces this one; null when none is.  append_atomic
+-- is null when none is.  conditional says that some draft is, idle that some append has none.
 --
--- Plans must not depend on how full the tables happened to be when they were made, and
--- planning for sixteen partitions costs more than doing: plans are made once, and every
--- look-up is by index, one row at a time.  A subquery that could be turned into a hash
--- of a whole table is written so that it cannot be.
+-- Out comes for each space what its account used before, and for each log its head
+-- before; that is all when every draft is newly in the log: its seq is head + step.
+-- Otherwise for each device why it may not append, null when it may (closings), and for
+-- each draft what append_draft gives.
+--
+-- Plans must not depend on how full the tables happened to be when they were made:
+-- plans are made once, and every look-up is by index, one row at a time.  A subquery
+-- that could be turned into a scan of a whole table is written so that it cannot be: an
+-- outer join, or one with an order.  Where two indexes would do, one of them for as long as
+-- the tables are empty only, an id is asked for as a range (between it and itself) and in
+-- its order: as nothing may sort, that is the index that has the id.  The order of places
+-- is that of the unnested arrays, which an outer join by nested loops keeps.
 create function append_all(
-    account_ids bytea[],
-    device_ids bytea[], device_account integer[],
-    space_ids bytea[], space_account integer[],
-    log_ids bytea[], log_space integer[],
-    writer_log integer[], writer_device integer[],
-    append_space integer[], append_device integer[], append_first integer[], append_last integer[],
-    append_atomic boolean[],
-    draft_writer integer[], draft_kind smallint[], draft_conditional boolean[], draft_record bytea[],
-    draft_change bytea[], draft_counter bigint[], draft_base bytea[], draft_upto bigint[], draft_sealed bytea[],
+    account_ids bytea, account_bytes bigint[],
+    device_ids bytea, device_space integer[],
+    space_ids bytea, space_account integer[], space_bytes bigint[],
+    log_ids bytea, log_space integer[], log_drafts integer[],
+    writer_log integer[], writer_device integer[], writer_first bigint[], writer_last bigint[],
+    append_last integer[], append_atomic boolean[],
+    draft_writer integer[], draft_step integer[], draft_counter bigint[], draft_replaced boolean[],
+    draft_at integer[], draft_bytes integer[], bodies bytea,
+    conditional boolean, idle boolean,
     now_s double precision, now_ms bigint, collections_max integer, default_quota bigint,
-    out closings text[], out used_before bigint[],
+    out used_before bigint[], out heads bigint[], out closings text[],
     out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
 ) language plpgsql set search_path from current
     set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
-    set enable_mergejoin = off as $$
+    set enable_mergejoin = off set enable_bitmapscan = off set enable_material = off
+    set enable_sort = off as $$
 declare
     drafts constant integer := cardinality(draft_writer);
     locked boolean[];
     quotas bigint[];
+    stops text[];
     there boolean[];
+    fine boolean[];
+    space_rows tid[];
     numbers bigint[];
-    heads bigint[];
     is_new boolean[];
-    lasts bigint[];
+    log_rows tid[];
+    odd integer[];
+    writer_rows tid[];
     plain boolean[];
-    outdated boolean[];
-    judged_account integer[];
-    judged_good boolean[];
-    judged_bytes bigint[];
-    this_account integer;
+    old_log integer[];
+    old_rows tid[];
+    this_log integer;
     this_space integer;
+    this_device integer;
     lo integer;
-    hi integer;
+    hi integer := 0;
     whole record;
 begin
-    locked := lock_spaces(account_ids);
+    locked := lock_spaces(array(select substr(account_ids, 16 * n - 15, 16)
+                                from generate_series(1, cardinality(account_bytes)) as a(n)));
 
     -- What stands, seen after the lock.
-    select array_agg(coalesce((select sum(s.used_bytes) from space as s where s.account_id = a.id), 0)::bigint
-                     order by a.n),
-           array_agg(coalesce((
-               select case when t.paid_until <= now_s then null else t.quota_bytes end
-               from account as t where t.account_id = a.id
-           ), default_quota) order by a.n)
-        into used_before, quotas from unnest(account_ids) with ordinality as a(id, n);
-    select array_agg(case
-               when 1 > (
-                   select count(*) from device as v
-                   where v.account_id = account_ids[d.of_account] and v.device_id = d.id and v.revoked_at is null
-               ) then 'revoked'
-               else (
-                   select case when t.suspended_at is not null then 'suspended' when t.moving_to <> '' then 'moving' end
-                   from account as t where t.account_id = account_ids[d.of_account]
-               )
-           end order by d.n)
-        into closings from unnest(device_ids, device_account) with ordinality as d(id, of_account, n);
-    select array_agg(locked[s.of_account] and 1 = (
-               select count(*) from space as t where t.account_id = account_ids[s.of_account] and t.space_id = s.id
-           ) order by s.n)
-        into there from unnest(space_ids, space_account) with ordinality as s(id, of_account, n);
-    select array_agg(coalesce(c.number, nextval('collection_number')) order by l.n),
-           array_agg(coalesce(c.head, 0) order by l.n),
-           array_agg(c.number is null order by l.n)
-        into numbers, heads, is_new
-        from unnest(log_ids, log_space) with ordinality as l(id, of_space, n)
-        left join collection as c on c.account_id = account_ids[space_account[l.of_space]]
-            and c.space_id = space_ids[l.of_space] and c.collection_id = l.id;
-    select array_agg(coalesce(c.last, 0) order by w.n)
-        into lasts from unnest(writer_log, writer_device) with ordinality as w(log, device, n)
-        left join counter as c on c.account_id = account_ids[device_account[w.device]]
-            and c.collection = numbers[w.log] and c.device_id = device_ids[w.device];
+    select array_agg(used), array_agg(quota), array_agg(stop), array_agg(here),
+           array_agg(here and stop = '' and used + account_bytes[of_account] <= quota), array_agg(place)
+        into used_before, quotas, stops, there, fine, space_rows from (
+            select coalesce(u.used, 0) as used, s.of_account, u.place,
+                   coalesce(case when a.paid_until <= now_s then null else a.quota_bytes end, default_quota) as quota,
+                   case when a.suspended_at is not null then 'suspended'
+                        when a.moving_to <> '' then 'moving' else '' end as stop,
+                   u.place is not null and locked[s.of_account] as here
+            from unnest(space_account) with ordinality as s(of_account, n)
+            left join account as a on a.account_id = substr(account_ids, 16 * s.of_account - 15, 16)
+            left join lateral (
+                select sum(used_bytes)::bigint as used,
+                       max(ctid) filter (where space_id = substr(space_ids, 16 * s.n::integer - 15, 16)) as place
+                from space where account_id = substr(account_ids, 16 * s.of_account - 15, 16)
+            ) as u on true
+        ) as standing;
+    select array_agg(coalesce(number, nextval('collection_number'))), array_agg(coalesce(head, 0)),
+           array_agg(number is null), array_agg(place)
+        into numbers, heads, is_new, log_rows from (
+            select c.number, c.head, c.ctid as place
+            from unnest(log_space) with ordinality as l(of_space, n)
+            left join lateral (
+                select number, head, ctid from collection
+                where account_id = substr(account_ids, 16 * space_account[l.of_space] - 15, 16)
+                and space_id = substr(space_ids, 16 * l.of_space - 15, 16)
+                and collection_id between substr(log_ids, 16 * l.n::integer - 15, 16)
+                                      and substr(log_ids, 16 * l.n::integer - 15, 16)
+                order by collection_id
+            ) as c on true
+        ) as standing;
 
-    -- Judge as if every draft were good: then the newest change of a record is the one
-    -- the batch itself brought before, else the one in the log.
-    with draft as (
-        select n, writer, writer_log[writer] as log, device_account[writer_device[writer]] as account,
-               kind, conditional, record, change, counter, base, length(sealed) as bytes
-        from unnest(draft_writer, draft_kind, draft_conditional, draft_record, draft_change, draft_counter,
-                    draft_base, draft_sealed)
-            with ordinality as d(writer, kind, conditional, record, change, counter, base, sealed, n)
-    ), judged as materialized (
-        select n, account, bytes, heads[log] + row_number() over of_log as seq,
-               coalesce(bool_or(kind <> 8) over (
-                   of_record rows between 1 following and unbounded following
-               ), false) as replaced,
-               closings[writer_device[writer]] is null and there[log_space[log]]
-               and kind in (1, 2, 6, 8)
-               and counter = lasts[writer] + row_number() over of_writer
-               and (not conditional or base = coalesce(
-                   lag(change) over of_record,
-                   (select c.change_id from change as c
-                    where c.account_id = account_ids[draft.account] and c.collection = numbers[draft.log]
-                    and c.record_id = draft.record and c.replaced_at is null
-                    and c.kind = any(replaced_by(draft.kind)) order by c.seq desc limit 1),
-                   '\x00000000000000000000000000000000'
-               )) as good
-        from draft
-        window of_log as (partition by log order by n),
-               of_writer as (partition by writer order by n),
-               of_record as (partition by log, kind = 6, record order by n)
-    ), by_account as (
-        select account, bool_and(good) as good, sum(bytes)::bigint as bytes from judged group by account
-    )
-    select (select array_agg(seq order by n) from judged), (select array_agg(replaced order by n) from judged),
-           array_agg(j.account), array_agg(j.good), array_agg(j.bytes)
-        into seqs, outdated, judged_account, judged_good, judged_bytes from by_account as j;
-
-    plain := array_fill(false, array[cardinality(account_ids)]);
-    for i in 1..coalesce(cardinality(judged_account), 0) loop
-        this_account := judged_account[i];
-        plain[this_account] := judged_good[i]
-            and used_before[this_account] + judged_bytes[i] <= quotas[this_account];
-    end loop;
-    for this_account, this_space in
-        select space_account[l.of_space], l.of_space from unnest(log_space, is_new) as l(of_space, fresh)
-        where l.fresh group by l.of_space
-        having collections_max < count(*) + (
-            select count(*) from collection as c
-            where c.account_id = account_ids[space_account[l.of_space]] and c.space_id = space_ids[l.of_space]
-        )
-    loop
-        plain[this_account] := false;
-    end loop;
-
-    if true = any(plain) then
-        perform append_plain(
-            account_ids, device_ids, space_ids, space_account, log_ids, log_space, writer_log, writer_device,
-            draft_writer, draft_kind, draft_record, draft_change, draft_counter, draft_sealed, now_s, now_ms,
-            plain, numbers, is_new, seqs, outdated
-        );
+    -- Whose accounts are not plain.
+    select array_agg(space_account[log_space[log]]) filter (where ok is not true), array_agg(place)
+        into odd, writer_rows from (
+            select w.log, c.ctid as place,
+                   fine[log_space[w.log]] and v.device_id is not null and v.revoked_at is null
+                       and w.first = coalesce(c.last, 0) + 1 as ok
+            from unnest(writer_log, writer_device, writer_first) as w(log, device, first)
+            left join device as v
+                on v.account_id = substr(account_ids, 16 * space_account[log_space[w.log]] - 15, 16)
+                and v.device_id = substr(device_ids, 16 * w.device - 15, 16)
+            left join counter as c
+                on c.account_id = substr(account_ids, 16 * space_account[log_space[w.log]] - 15, 16)
+                and c.collection = numbers[w.log] and c.device_id = substr(device_ids, 16 * w.device - 15, 16)
+        ) as standing;
+    if true = any(is_new) then
+        select odd || array_agg(space_account[of_space]) into odd from (
+            select l.of_space from unnest(log_space, is_new) as l(of_space, fresh)
+            where l.fresh group by l.of_space
+            having collections_max < count(*) + (
+                select count(*) from collection as c
+                where c.account_id = substr(account_ids, 16 * space_account[l.of_space] - 15, 16)
+                and c.space_id = substr(space_ids, 16 * l.of_space - 15, 16)
+            )
+        ) as full_spaces;
     end if;
-    select array_agg(length(d.sealed)::bigint order by d.n) into mores
-        from unnest(draft_sealed) with ordinality as d(sealed, n);
-    if false = any(plain) and drafts > 0 then
-        codes := array_fill(null::text, array[drafts]);
-        newest_seqs := array_fill(null::bigint, array[drafts]);
-        newest_ids := array_fill(null::bytea, array[drafts]);
-        for i in 1..cardinality(append_space) loop
-            this_account := space_account[append_space[i]];
-            lo := append_first[i];
-            hi := append_last[i];
-            continue when plain[this_account] or lo > hi;
-            seqs[lo:hi] := array_fill(0::bigint, array[hi - lo + 1]);
-            mores[lo:hi] := array_fill(null::bigint, array[hi - lo + 1]);
-            continue when closings[append_device[i]] is not null;
-            if not there[append_space[i]] then
-                codes[lo:hi] := array_fill('not_found'::text, array[hi - lo + 1]);
-                continue;
-            end if;
-            whole := append_singly(
-                append_atomic[i], account_ids[this_account], space_ids[append_space[i]],
-                device_ids[append_device[i]],
-                array(select log_ids[writer_log[w]] from unnest(draft_writer[lo:hi]) with ordinality as d(w, n)
-                      order by n),
-                draft_kind[lo:hi], draft_conditional[lo:hi], draft_record[lo:hi], draft_change[lo:hi],
-                draft_counter[lo:hi], draft_base[lo:hi], draft_upto[lo:hi], draft_sealed[lo:hi],
-                now_s, now_ms, collections_max, quotas[this_account]
-            );
-            codes[lo:hi] := whole.codes;
-            seqs[lo:hi] := whole.seqs;
-            newest_seqs[lo:hi] := whole.newest_seqs;
-            newest_ids[lo:hi] := whole.newest_ids;
-            mores[lo:hi] := whole.mores;
+    if conditional then
+        select odd || array_agg(space_account[log_space[writer_log[d.writer]]]) into odd
+        from unnest(draft_writer, draft_at) as d(writer, at)
+        where get_byte(bodies, d.at + 3) & 2 = 2 and substr(bodies, d.at + 97, 16) <> coalesce((
+            select c.change_id from change as c
+            where c.account_id = substr(account_ids, 16 * space_account[log_space[writer_log[d.writer]]] - 15, 16)
+            and c.collection = numbers[writer_log[d.writer]]
+            and c.record_id between substr(bodies, d.at + 41, 16) and substr(bodies, d.at + 41, 16)
+            and c.replaced_at is null and c.kind = any(replaced_by(get_byte(bodies, d.at + 2)::smallint))
+            order by c.record_id desc, c.seq desc limit 1
+        ), '\x00000000000000000000000000000000');
+    end if;
+
+    if odd is not null then
+        plain := array_fill(true, array[cardinality(account_bytes)]);
+        for i in 1..cardinality(odd) loop
+            plain[odd[i]] := false;
         end loop;
     end if;
+    if drafts > 0 and (odd is null or true = any(plain)) then
+        -- plain is null when all are.
+        if true = any(is_new) then
+            insert into collection (account_id, number, space_id, collection_id, head)
+                select substr(account_ids, 16 * space_account[l.of_space] - 15, 16), l.number,
+                       substr(space_ids, 16 * l.of_space - 15, 16), substr(log_ids, 16 * l.n::integer - 15, 16),
+                       l.drafts
+                from unnest(is_new, log_space, log_drafts, numbers)
+                    with ordinality as l(fresh, of_space, drafts, number, n)
+                where l.fresh and (plain is null or plain[space_account[l.of_space]]);
+        end if;
+        if array_position(writer_rows, null) is not null then
+            insert into counter (account_id, collection, device_id, last)
+                select substr(account_ids, 16 * space_account[log_space[w.log]] - 15, 16), numbers[w.log],
+                       substr(device_ids, 16 * w.device - 15, 16), w.last
+                from unnest(writer_rows, writer_log, writer_device, writer_last) as w(place, log, device, last)
+                where w.place is null and (plain is null or plain[space_account[log_space[w.log]]]);
+        end if;
+        select array_agg(d.log), array_agg(old.place) into old_log, old_rows
+            from (
+                select writer_log[writer] as log, at, get_byte(bodies, at + 2) as kind
+                from unnest(draft_writer, draft_at) as d(writer, at)
+            ) as d
+            cross join lateral (
+                select c.ctid as place from change as c
+                where c.account_id = substr(account_ids, 16 * space_account[log_space[d.log]] - 15, 16)
+                and c.collection = numbers[d.log]
+                and c.record_id between substr(bodies, d.at + 41, 16) and substr(bodies, d.at + 41, 16)
+                and c.replaced_at is null
+                and c.kind = any(case d.kind when 6 then '{6}'::smallint[] else '{1,2,8}' end)
+                order by c.record_id
+            ) as old
+            where d.kind <> 8 and not is_new[d.log] and (plain is null or plain[space_account[log_space[d.log]]]);
+        perform append_move(account_ids, plain, space_account, space_rows, space_bytes,
+                            log_space, log_rows, log_drafts, writer_log, writer_rows, writer_last,
+                            old_log, old_rows, now_s);
+        insert into change (account_id, collection, seq, kind, record_id, change_id, device_id, counter,
+                            appended_at_ms, replaced_at, sealed)
+            select substr(account_ids, 16 * space_account[log_space[log]] - 15, 16), numbers[log], heads[log] + step,
+                   get_byte(bodies, at + 2), substr(bodies, at + 41, 16), substr(bodies, at + 57, 16),
+                   substr(device_ids, 16 * device - 15, 16), counter, now_ms,
+                   case when replaced then now_s end, substr(bodies, at + 1, size)
+            from (
+                select writer_log[writer] as log, writer_device[writer] as device, step, counter, replaced, at, size
+                from unnest(draft_writer, draft_step, draft_counter, draft_replaced, draft_at, draft_bytes)
+                    as d(writer, step, counter, replaced, at, size)
+                offset 0
+            ) as d
+            where plain is null or plain[space_account[log_space[log]]];
+    end if;
+    if odd is null and not idle then
+        return;
+    end if;
+
+    select array_agg(case when v.device_id is null or v.revoked_at is not null then 'revoked'
+                          else nullif(stops[d.of_space], '') end order by d.n)
+        into closings
+        from unnest(device_space) with ordinality as d(of_space, n)
+        left join device as v on v.account_id = substr(account_ids, 16 * space_account[d.of_space] - 15, 16)
+            and v.device_id = substr(device_ids, 16 * d.n::integer - 15, 16);
+    select array_agg(heads[writer_log[d.writer]] + d.step order by d.n), array_agg(d.size::bigint order by d.n)
+        into seqs, mores
+        from unnest(draft_writer, draft_step, draft_bytes) with ordinality as d(writer, step, size, n);
+    codes := array_fill(null::text, array[drafts]);
+    newest_seqs := array_fill(null::bigint, array[drafts]);
+    newest_ids := array_fill(null::bytea, array[drafts]);
+    for i in 1..cardinality(append_last) loop
+        lo := hi + 1;
+        hi := append_last[i];
+        continue when lo > hi;
+        this_log := writer_log[draft_writer[lo]];
+        this_space := log_space[this_log];
+        this_device := writer_device[draft_writer[lo]];
+        continue when plain is null or plain[space_account[this_space]];
+        seqs[lo:hi] := array_fill(0::bigint, array[hi - lo + 1]);
+        mores[lo:hi] := array_fill(null::bigint, array[hi - lo + 1]);
+        continue when closings[this_device] is not null;
+        if not there[this_space] then
+            codes[lo:hi] := array_fill('not_found'::text, array[hi - lo + 1]);
+            continue;
+        end if;
+        select kept.* into whole from (
+            select array_agg(substr(log_ids, 16 * writer_log[writer] - 15, 16) order by n) as collections,
+                   array_agg(get_byte(bodies, at + 2)::smallint order by n) as kinds,
+                   array_agg(substr(bodies, at + 41, 16) order by n) as records,
+                   array_agg(substr(bodies, at + 57, 16) order by n) as changes,
+                   array_agg(case when get_byte(bodies, at + 3) & 2 = 2 then substr(bodies, at + 97, 16) end order by n)
+                       as bases,
+                   -- The header has 64 bits without a sign; no seq is as high as those that do not fit.
+                   array_agg(case when get_byte(bodies, at + 104) > 127 then 9223372036854775807
+                             else ('x' || encode(substr(bodies, at + 105, 8), 'hex'))::bit(64)::bigint end order by n)
+                       as uptos,
+                   array_agg(substr(bodies, at + 1, size) order by n) as sealeds
+            from unnest(draft_writer[lo:hi], draft_at[lo:hi], draft_bytes[lo:hi])
+                with ordinality as d(writer, at, size, n)
+        ) as d cross join lateral append_singly(
+            coalesce(append_atomic[i], false), substr(account_ids, 16 * space_account[this_space] - 15, 16),
+            substr(space_ids, 16 * this_space - 15, 16), substr(device_ids, 16 * this_device - 15, 16),
+            d.collections, d.kinds, d.records, d.changes, draft_counter[lo:hi], d.bases, d.uptos, d.sealeds,
+            now_s, now_ms, collections_max, quotas[this_space]
+        ) as kept;
+        codes[lo:hi] := whole.codes;
+        seqs[lo:hi] := whole.seqs;
+        newest_seqs[lo:hi] := whole.newest_seqs;
+        newest_ids[lo:hi] := whole.newest_ids;
+        mores[lo:hi] := whole.mores;
+    end loop;
 end $$;
 
 -- Keep a device's newest witness; false when it is none, or device or collection are not there; null when the

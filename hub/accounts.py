@@ -6,7 +6,7 @@ The codes themselves are ``hub.codes``; what a device may see, change and end is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from hub.audit import Audit
@@ -19,8 +19,8 @@ from hub.mail import Mailer
 from hub.rights import DAY_S, Caller, Rights
 from hub.secrets import Secrets
 from hub.signing import is_valid_public_key
-from hub.store import Account, Device, MovedDevice, Space, Store
-from hub.terms import ID_BYTES, DeviceId, Limits, Policy
+from hub.store import Account, Arrival, Device, MovedDevice, Space, Store
+from hub.terms import ID_BYTES, AccountId, DeviceId, Limits, Policy
 from hub.totp import matching_step, operator_secret
 from hub.wire.messages import ChangeAddress, CodeSent, Confirm, Done, Enrol, Export, Exported, OperatorCode, RequestCode
 
@@ -33,8 +33,9 @@ _GROWTH_NOTED = "growth noted"  # under this name the store remembers the last d
 
 
 class Standing(NamedTuple):
-    """What a session is told of its account when it begins."""
+    """What a session is told of its device and account when it begins."""
 
+    device: Device
     account: Account
     spaces: list[Space]
     operator: bool
@@ -253,22 +254,23 @@ class Accounts:
 
     # --- sessions ----------------------------------------------------------------------------
 
-    async def look_up(self, device_id: DeviceId) -> Device | MovedDevice | None:
-        """The device with this id, or where it lives now; what it says must still be proved by its key."""
-        return await self.rights.authenticate(device_id) or await self._store.moved_device(device_id)
+    async def look_up(self, device_ids: Sequence[DeviceId]) -> list[Standing | MovedDevice | None]:
+        """The devices with these ids, as asked, or where they live now; None for unknown and revoked ones.
 
-    async def ready_facts(self, device: Device) -> Standing:
-        """What a device is told when its session begins.  Writes nothing: the device has proved nothing yet.
-
-        Raises ``Closing("account_deleted")``.
+        What each says must still be proved by its key: so it writes nothing.
         """
-        account = await self._store.account(device.account_id)
-        if account is None:
-            raise Closing("account_deleted")
-        spaces = await self._store.spaces(device.account_id)
+        found = await self._store.arrivals(device_ids)
         # Only there it can be used; and a storm of reconnecting apps asks one question less.
-        operator = device.scope == "account" and await self._is_operator(device)
-        return Standing(account, spaces, operator)
+        scopes = {each.device.scope for each in found if isinstance(each, Arrival)}
+        operators = {one.account_id for one in await self._store.operators()} if "account" in scopes else set()
+        return [_standing(each, operators) if isinstance(each, Arrival) else each for each in found]
+
+    async def enrolled(self, device: Device) -> Standing:
+        """As ``look_up``, for a device that has just come to be.  Raises ``Closing`` when it is gone already."""
+        (found,) = await self.look_up([device.device_id])
+        if isinstance(found, Standing):
+            return found
+        raise Closing("revoked" if await self._store.account(device.account_id) else "account_deleted")
 
     # --- by itself ---------------------------------------------------------------------------
 
@@ -300,3 +302,8 @@ class Accounts:
         await self._store.forget_audit(now - AUDIT_KEPT_S)
         await self._store.forget_moved(now - MOVED_KEPT_S)
         await self._store.remember(_GROWTH_NOTED, ended.to_bytes(4))
+
+
+def _standing(found: Arrival, operators: Collection[AccountId]) -> Standing:
+    device, account, spaces = found
+    return Standing(device, account, spaces, device.scope == "account" and account.account_id in operators)

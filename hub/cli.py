@@ -119,8 +119,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from hub.loop import new_loop
+
     settings = _loaded(options)
-    return run(settings, _serve_until_told) if settings else MISUSED
+    return run(settings, _serve_until_told, new_loop=new_loop) if settings else MISUSED
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -241,6 +243,7 @@ def _add_pepper(options: argparse.Namespace) -> int:
 
 
 async def _serve_until_told(settings: Settings) -> int:
+    from hub.loop import collect_seldom
     from hub.running import running_hub
 
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -248,6 +251,7 @@ async def _serve_until_told(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.put_nowait, number)
     async with running_hub(settings) as hub:
+        collect_seldom()
         print(_welcome(hub, settings), flush=True)
         number = await told.get()
         print("Going down: answering what is under way, then telling the devices to come back.", flush=True)

@@ -29,8 +29,16 @@ def loaded(overrides: Mapping[str, object] | None = None) -> Settings | None:
     return None if faults else settings
 
 
-def run(settings: Settings, work: Callable[[Settings], Coroutine[object, object, int]]) -> int:
-    """The exit status of ``work(settings)``; what is wrong with keys, database or files is told in a sentence."""
+def run(
+    settings: Settings,
+    work: Callable[[Settings], Coroutine[object, object, int]],
+    *,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """The exit status of ``work(settings)``; what is wrong with keys, database or files is told in a sentence.
+
+    ``new_loop`` makes the loop it runs on; None is the standard library's.
+    """
     import secrets
 
     from hub import log
@@ -43,7 +51,8 @@ def run(settings: Settings, work: Callable[[Settings], Coroutine[object, object,
     quiet = "error" if settings.log_level == "error" else "warning"
     log.set_up(form=settings.log_format, level=quiet, key=secrets.token_bytes(32), stream=cast(TextIO, _Stderr()))
     try:
-        return asyncio.run(work(settings))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work(settings))
     except (BadSecrets, BadSetting, SchemaTooNew, SchemaTooOld, StoreUnavailable, Refusal) as exc:
         return fail(str(exc))
     except OSError as exc:

@@ -155,7 +155,8 @@ class _Piece:
             # The same bounds let through fewer of more, so this reaches at least as far.
             live = await self._store.read(key, place.after, live_only=True, changes_max=PIECE_CHANGES, bytes_max=room)
             live_seqs = {change.seq for change in live.changes}
-            for seq, appended_at_ms, sealed in page.changes:
+            for change in page.changes:
+                seq, appended_at_ms, sealed = change.seq, change.appended_at_ms, change.sealed
                 if seq <= place.head:
                     replaced_at = None if seq in live_seqs else self._now
                     self._rows.append(_change_row(seq, appended_at_ms, sealed, replaced_at))

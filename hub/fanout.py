@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 from typing import Protocol
 
 from hub import log
@@ -94,7 +95,7 @@ class Fanout:
 
     async def _follow(self, account_id: AccountId) -> None:
         try:
-            await self._bus.subscribe(account_id, lambda notice: self._receive(account_id, notice))
+            await self._bus.subscribe(account_id, partial(self._receive, account_id))
         except BaseException:
             # Also when the joining was given up half-way: the next to join must not think it is followed.
             del self._members[account_id]

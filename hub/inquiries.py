@@ -1,28 +1,34 @@
 """Questions to the store that many ask at the same moment, put to it once.
 
 When a replica goes, its devices come to the others within seconds, and each brings
-nearly the same questions.  ``Shared`` gives everybody the one answer that is on its way
-or fresh enough; ``Life`` remembers the name of the log's life; ``Stopped`` asks
-for a thousand devices in one call.  A question is a task of its own: who gives up
-waiting does not spoil it for the others.
+nearly the same questions; and of many idle sessions some are always due for a ping.
+``Shared`` gives everybody the one answer that is on its way or fresh enough;
+``Together`` puts the questions of many into one call; ``Life`` remembers the name of
+the log's life; ``Stopped`` and ``Orders`` ask for a thousand devices in one call.  A
+question is a task of its own: who gives up waiting does not spoil it for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from hub.errors import StoreUnavailable
+from hub import log
+from hub.errors import HubError, StoreUnavailable
 from hub.store import Store
 from hub.terms import DeviceId, Incarnation
 
 DEVICES_PER_QUESTION_MAX = 1_000  # larger questions hold a connection too long
+WAITING_MAX = 20_000  # questions of one kind; beyond it the store is not keeping up, and that is the answer
+GIVEN_UP_AFTER_S = 2.0  # who has waited so long when a call fails is told so, rather than wait for the next to fail
 LIFE_WITHIN_S = 5.0
 LIFE_FRESH_S = 5.0  # a renewed incarnation is noticed by a running hub after this time
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 
 class Shared(Generic[T]):
@@ -55,6 +61,111 @@ class Shared(Generic[T]):
             self._answered_at = asyncio.get_running_loop().time()
 
 
+class _Waiting(NamedTuple, Generic[Q, T]):
+    question: Q
+    on_done: Callable[[T | Exception], None]
+    since: float  # of the loop's clock
+
+
+class Together(Generic[Q, T]):
+    """Many questions of one kind in one call; while it is under way the next one collects itself.
+
+    No timer gathers them: what is asked within one turn of the loop goes together, and
+    under load what was asked while a call was under way.  So alone a question waits for
+    nobody, and a storm costs a call for hundreds.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Q]], Awaitable[Sequence[T]]],
+        *,
+        at_once_max: int,
+        size: Callable[[Q], int] = lambda question: 1,
+        calls_max: int = 1,
+    ) -> None:
+        """``ask`` answers each question, in their order.  A call has questions of at most ``at_once_max`` together, at
+        least one; at most ``calls_max`` calls are under way."""
+        self._ask = ask
+        self._at_once_max = at_once_max
+        self._size = size
+        self._calls_max = calls_max
+        self._waiting: deque[_Waiting[Q, T]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._starting = False
+
+    def put(self, question: Q, on_done: Callable[[T | Exception], None]) -> None:
+        """Ask; ``on_done`` is called once, in a later turn of the loop, with the answer or with what the call raised:
+        ``StoreUnavailable`` also when too many are waiting."""
+        loop = asyncio.get_running_loop()
+        if len(self._waiting) >= WAITING_MAX:
+            loop.call_soon(on_done, StoreUnavailable("too many questions are waiting for the store"))
+            return
+        self._waiting.append(_Waiting(question, on_done, loop.time()))
+        if not self._starting and len(self._calls) < self._calls_max:
+            self._starting = True
+            loop.call_soon(self._start)
+
+    async def get(self, question: Q) -> T:
+        """The answer.  Raises what the call raised, and as ``put``."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def on_done(result: T | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        self.put(question, on_done)
+        return await answer
+
+    def _start(self) -> None:
+        self._starting = False
+        while self._waiting and len(self._calls) < self._calls_max:
+            call = asyncio.create_task(self._call(self._take()))
+            self._calls.add(call)
+            call.add_done_callback(self._ended)
+
+    def _take(self) -> list[_Waiting[Q, T]]:
+        some = [self._waiting.popleft()]
+        size = self._size(some[0].question)
+        while self._waiting and (size := size + self._size(self._waiting[0].question)) <= self._at_once_max:
+            some.append(self._waiting.popleft())
+        return some
+
+    async def _call(self, some: Sequence[_Waiting[Q, T]]) -> None:
+        try:
+            answers: Sequence[T | Exception] = await self._ask([each.question for each in some])
+        except HubError as exc:
+            answers = [exc] * len(some)
+        except Exception as exc:
+            log.get().error("a question of many sessions failed", exc_info=exc)
+            answers = [exc] * len(some)
+        for each, answer in zip(some, answers, strict=True):
+            _tell(each.on_done, answer)
+        if isinstance(answers[0], StoreUnavailable):
+            self._give_up(answers[0])
+
+    def _give_up(self, why: StoreUnavailable) -> None:
+        latest = asyncio.get_running_loop().time() - GIVEN_UP_AFTER_S
+        while self._waiting and self._waiting[0].since <= latest:
+            _tell(self._waiting.popleft().on_done, why)
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            self._start()
+
+
+def _tell(on_done: Callable[[T], None], answer: T) -> None:
+    """One session's failure costs the others nothing."""
+    try:
+        on_done(answer)
+    except Exception as exc:
+        log.get().error("a session could not take an answer", exc_info=exc)
+
+
 class Life:
     """The incarnation of the log, as the store last told it."""
 
@@ -85,20 +196,14 @@ class Stopped:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: dict[DeviceId, asyncio.Future[str]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._together = Together(self._ask, at_once_max=DEVICES_PER_QUESTION_MAX)
 
     async def closing(self, device_id: DeviceId) -> str:
         """What the store says of the device, asked after this call began; empty when it may be here.
 
         Raises ``StoreUnavailable``.
         """
-        answer = self._waiting.get(device_id)
-        if answer is None:
-            answer = self._waiting[device_id] = asyncio.get_running_loop().create_future()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_on())
-        return await asyncio.shield(answer)
+        return await self._together.get(device_id)
 
     async def among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
         """Those that may not be here, however many are named, each with its closing.  Raises ``StoreUnavailable``."""
@@ -108,16 +213,21 @@ class Stopped:
             stopped |= await self._store.stopped_among(some)
         return stopped
 
-    async def _ask_on(self) -> None:
-        """One question at a time; while it is under way the next one collects itself."""
-        while self._waiting:
-            some = list(islice(self._waiting, DEVICES_PER_QUESTION_MAX))
-            answers = {device_id: self._waiting.pop(device_id) for device_id in some}
-            try:
-                stopped = await self._store.stopped_among(some)
-            except Exception as exc:
-                for answer in answers.values():
-                    answer.set_exception(exc)
-            else:
-                for device_id, answer in answers.items():
-                    answer.set_result(stopped.get(device_id, ""))
+    async def _ask(self, device_ids: Sequence[DeviceId]) -> list[str]:
+        stopped = await self._store.stopped_among(device_ids)
+        return [stopped.get(device_id, "") for device_id in device_ids]
+
+
+class Orders:
+    """The numbers that tell which of a device's sessions is newer, fetched for a thousand sessions in one call."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._together = Together(self._ask, at_once_max=DEVICES_PER_QUESTION_MAX)
+
+    async def next(self) -> int:
+        """As ``Store.session_orders``, asked after this call began.  Raises ``StoreUnavailable``."""
+        return await self._together.get(None)
+
+    async def _ask(self, asked: Sequence[None]) -> list[int]:
+        return await self._store.session_orders(len(asked))

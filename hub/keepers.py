@@ -102,7 +102,7 @@ def make_bus(settings: Settings, secrets: Secrets, metrics: Metrics) -> Bus:
             secrets.internal_key,
             connected=connected,
             counted=metrics.notices.add,
-            took=metrics.bus_seconds.observe,
+            took=metrics.bus_seconds.observe_all,
         )
     except ValueError as fault:
         raise BadSetting(f"redis_url: {fault}") from None

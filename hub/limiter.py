@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hub.store import Charge
-from hub.terms import Span
+from hub.terms import Limits, Span
 
 KEYS_MAX = 50_000
 
@@ -79,26 +79,49 @@ class Waiting:
         return len(self._until_by_key)
 
 
-class TokenBucket:
-    """Lets through ``rate_per_s`` in the long run and ``burst`` at once; for many events, in two numbers."""
+class FrameBudget:
+    """What one connection may send: frames and their bytes, each at a rate in the long run and a burst at once.
 
-    __slots__ = ("_burst", "_filled_at", "_rate", "_tokens")
+    Two token buckets in one call, since every frame is charged to both.
+    """
 
-    def __init__(self, rate_per_s: float, burst: float, now: float) -> None:
-        self._rate = rate_per_s
-        self._burst = burst
-        self._tokens = burst
+    __slots__ = ("_bytes", "_filled_at", "_frames", "_limits")
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._frames: float = limits.messages_burst
+        self._bytes: float = limits.bytes_burst
         self._filled_at = now
 
-    def take(self, now: float, amount: float = 1.0) -> float:
-        """Use ``amount`` up if it is there.  More than ``burst`` at once counts as ``burst``."""
-        amount = min(amount, self._burst)
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._filled_at) * self._rate)
-        self._filled_at = now
-        if self._tokens < amount:
-            return (amount - self._tokens) / self._rate
-        self._tokens -= amount
-        return 0.0
+    def take(self, now: float, size: int) -> float:
+        """Use one frame and ``size`` bytes if they are there.  More bytes than the burst count as the burst.
+
+        A frame that one of the two refuses uses up its part of the other.
+        """
+        limits = self._limits
+        passed_s = now - self._filled_at
+        frames, left = self._frames, self._bytes
+        if passed_s > 0:
+            self._filled_at = now
+            frames += passed_s * limits.messages_per_s
+            if frames > limits.messages_burst:
+                frames = limits.messages_burst
+            left += passed_s * limits.bytes_per_s
+            if left > limits.bytes_burst:
+                left = limits.bytes_burst
+        if size > limits.bytes_burst:
+            size = limits.bytes_burst
+        wait_s = 0.0
+        if frames < 1.0:
+            wait_s = (1.0 - frames) / limits.messages_per_s
+        else:
+            frames -= 1.0
+        if left < size:
+            wait_s = max(wait_s, (size - left) / limits.bytes_per_s)
+        else:
+            left -= size
+        self._frames, self._bytes = frames, left
+        return wait_s
 
 
 # --- whose it is -----------------------------------------------------------------------------

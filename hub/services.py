@@ -7,11 +7,13 @@ another account's data.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
-from hub.accounts import Accounts
+from hub.accounts import Accounts, Standing
 from hub.appender import Appender
 from hub.audit import Tallied
 from hub.bus import Bus, Witnessed
@@ -27,6 +29,7 @@ from hub.effects import (
     Noticed,
     PassOn,
     PassPairing,
+    ReadHeads,
     ReadKept,
     ReadPage,
     ReadStates,
@@ -36,13 +39,22 @@ from hub.effects import (
     TrustForKey,
 )
 from hub.errors import Refusal
+from hub.inquiries import Together
 from hub.meeting import place_of
 from hub.metrics import Metrics
 from hub.rights import Caller
 from hub.session import Session
-from hub.store import CollectionState, Device, MovedDevice, Page, Store
-from hub.terms import Change, CollectionKey, DeviceId, Limits
+from hub.store import MovedDevice, Page, PageOf, StatesOf, Store
+from hub.terms import Change, CollectionKey, DeviceId, Incarnation, Limits, Seq
 from hub.wire import messages as m
+
+# In one call to the store.  Larger ones cost each question no less, and hold up who comes after them.
+LOOK_UPS_MAX = 128
+HEADS_MAX = 2_000  # keys; a session has at most 1,000
+STATES_MAX = 512  # collections
+PAGES_MAX = 32  # so that a call's answers are 4 MiB at most
+PAGE_CALLS_MAX = 3  # a long page holds nobody up who wants a short one
+WITNESSES_MAX = 64  # collections, each with one of every device
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,11 @@ class Services:
         self._quota_bytes = quota_bytes
         self._wall = wall
         self._operating = operating
+        self._look_ups = Together(self._look_up, at_once_max=LOOK_UPS_MAX, calls_max=2)
+        self._heads = Together(self._read_heads, at_once_max=HEADS_MAX, size=len)
+        self._states = Together(store.states_of, at_once_max=STATES_MAX, size=lambda each: len(each.collection_ids))
+        self._pages = Together(self._read_pages, at_once_max=PAGES_MAX, calls_max=PAGE_CALLS_MAX)
+        self._witnesses = Together(store.witnesses_of, at_once_max=WITNESSES_MAX)
 
     def append(self, what: AppendDrafts, on_done: Callable[[Any], None]) -> None:
         """Queue drafts for the next batch; ``on_done`` is called with the result or the error."""
@@ -100,16 +117,30 @@ class Services:
         device = session.facts.device
         self._accounts.audit.tally(Tallied(device.account_id, what.what, device.device_id, what.space_id))
 
+    def ask(self, what: Any, session: Session, on_done: Callable[[Any], None]) -> bool:
+        """Ask together with all who ask the like at this moment; False, and nothing is asked, when it is none of that.
+
+        ``on_done`` is called later with the answer or the error.  No task is made: of 5,000 devices that come at
+        once each asks five such questions.
+        """
+        crowd = self._crowd(what, session)
+        if crowd is None:
+            return False
+        together, question = crowd
+        together.put(question, on_done)
+        return True
+
     async def answer(self, what: Any, session: Session, visitor: Visitor) -> Any:
         """The answer to any question but ``AppendDrafts``, as its class describes it."""
+        if crowd := self._crowd(what, session):
+            together, question = crowd
+            return await together.get(question)
         match what:
-            case LookUp(device_id=device_id):
-                return await self._look_up(device_id)
             case EnrolDevice():
                 device = await self._accounts.enrol(
                     what.message, device_id=what.device_id, signature_ok=what.proof_ok, ip=visitor.ip
                 )
-                return await self._known(device)
+                return self._known(await self._accounts.enrolled(device), await self.life.now())
             case Serve(message=message):
                 return await self._serve(message, self._caller(session, visitor), visitor)
             case JoinPairing():
@@ -128,14 +159,10 @@ class Services:
                 return await self._store.spaces(caller.account_id)
             case TrustForKey(space_ids=space_ids):
                 return await self._accounts.rights.trust_for_key(space_ids, caller)
-            case ReadStates():
-                return await self._states(what, caller)
-            case ReadPage():
-                return await self._page(what, caller)
+            case ReadStates(space_id=space_id):
+                return await self._store.states(caller.account_id, space_id, caller.device_id, None)
             case ReadKept(message=message):
                 return await self._kept(message, caller)
-            case ReadWitnesses(space_id=space_id, collection_id=collection_id):
-                return await self._store.witnesses(CollectionKey(caller.account_id, space_id, collection_id))
             case KeepWitness(message=message, counter=counter):
                 return await self._keep_witness(message, counter, caller)
             case PassOn(notice=notice):
@@ -143,20 +170,56 @@ class Services:
                 return None
         raise AssertionError(f"no service for {type(what).__name__}")
 
+    # --- what many ask at once ---
+
+    def _crowd(self, what: Any, session: Session) -> tuple[Together[Any, Any], Any] | None:
+        """Whom a question is put to with others of its kind, and in what words."""
+        if isinstance(what, LookUp):
+            return self._look_ups, what.device_id
+        facts = session.facts
+        if facts is None:
+            return None
+        device = facts.device
+        match what:
+            case ReadHeads(keys=keys):
+                return self._heads, [CollectionKey(device.account_id, *key) for key in keys]
+            case ReadPage():
+                key = CollectionKey(device.account_id, what.space_id, what.collection_id)
+                return self._pages, PageOf(key, what.after, what.live_only)
+            case ReadStates(space_id=space_id, collection_ids=ids) if ids is not None:
+                return self._states, StatesOf(device.account_id, space_id, device.device_id, ids)
+            case ReadWitnesses(space_id=space_id, collection_id=collection_id):
+                return self._witnesses, CollectionKey(device.account_id, space_id, collection_id)
+        return None
+
+    async def _look_up(self, device_ids: Sequence[DeviceId]) -> list[Known | MovedDevice | None]:
+        found, incarnation = await asyncio.gather(self._accounts.look_up(device_ids), self.life.now())
+        return [self._known(each, incarnation) if isinstance(each, Standing) else each for each in found]
+
+    async def _read_heads(self, asked: Sequence[Sequence[CollectionKey]]) -> list[list[Seq]]:
+        heads = iter(await self._store.heads([key for keys in asked for key in keys]))
+        return [list(islice(heads, len(keys))) for keys in asked]
+
+    async def _read_pages(self, asked: Sequence[PageOf]) -> list[Page]:
+        bounds = {"changes_max": self._limits.page_changes, "bytes_max": self._limits.page_bytes}
+        if len(asked) > 1:
+            pages = await self._store.read_each(asked, **bounds)
+        else:
+            ((key, after, live_only),) = asked
+            pages = [await self._store.read(key, after, live_only=live_only, **bounds)]
+        self._metrics.pages.add(len(pages))
+        return pages
+
     # --- who ---
 
-    async def _look_up(self, device_id: DeviceId) -> Known | MovedDevice | None:
-        device = await self._accounts.look_up(device_id)
-        return await self._known(device) if isinstance(device, Device) else device
-
-    async def _known(self, device: Device) -> Known:
-        account, spaces, operator = await self._accounts.ready_facts(device)
+    def _known(self, found: Standing, incarnation: Incarnation) -> Known:
+        device, account, spaces, operator = found
         now = self._wall()
         own_quota = account.own_quota(now)
         return Known(
             device=device,
             spaces=spaces,
-            incarnation=await self.life.now(),
+            incarnation=incarnation,
             server_time=now,
             quota_bytes=own_quota if own_quota is not None else self._quota_bytes,
             used_bytes=account.used_bytes,
@@ -245,20 +308,6 @@ class Services:
         return Served(m.Operated(message.request, result), operator_until=until)
 
     # --- reading and witnessing ---
-
-    async def _states(self, what: ReadStates, caller: Caller) -> list[CollectionState]:
-        return await self._store.states(caller.account_id, what.space_id, caller.device_id, what.collection_ids)
-
-    async def _page(self, what: ReadPage, caller: Caller) -> Page:
-        page = await self._store.read(
-            CollectionKey(caller.account_id, what.space_id, what.collection_id),
-            what.after,
-            live_only=what.live_only,
-            changes_max=self._limits.page_changes,
-            bytes_max=self._limits.page_bytes,
-        )
-        self._metrics.pages.add()
-        return page
 
     async def _kept(self, message: m.ReadHistory, caller: Caller) -> tuple[Sequence[Change], bool]:
         changes, more = await self._store.history(

@@ -2,7 +2,7 @@
 
 The machine takes in frames, notices, answers and the time, and gives back
 effects: ``Send`` a frame, ``Ask`` the services something, ``Close``.  The shell
-(``server.py``) carries them out and answers each ``Ask`` exactly once through
+(``peer.py``) carries them out and answers each ``Ask`` exactly once through
 ``answered``.  The stages, in order, and what may come in each:
 
     new      hello                      within ``hello_within_s``
@@ -17,9 +17,11 @@ docs/protocol.md "Handshake" and "Messages" are the specification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from math import floor
+from typing import Any, Literal, cast
 
 from hub import signing
 from hub.bus import (
@@ -58,14 +60,13 @@ from hub.effects import (
     Serve,
     Served,
     TrustForKey,
-    Waiting,
 )
 from hub.errors import CLOSINGS, Closing, Refusal, StoreUnavailable
 from hub.following import Following
-from hub.limiter import TokenBucket
+from hub.limiter import FrameBudget
 from hub.meeting import Meeting
 from hub.store import Answer, Append, Appended, CollectionState, Device, Draft, MovedDevice, Space
-from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, Incarnation, Kind, Limits, Policy, SpaceId
+from hub.terms import LOG_KINDS, PROTOCOL_VERSION, Change, DeviceId, Incarnation, Kind, Limits, Policy, SpaceId
 from hub.wire import messages as m
 from hub.wire.codec import BadMessage, NotAMessage, UnknownMessage, decode_from_device, encode
 from hub.wire.header import Header, parse_header
@@ -76,33 +77,41 @@ READ_AGAIN_AFTER_S_MAX = 3.0  # so that a session goes on soon after the store i
 LEAVE_WITHIN_S = 5.0  # how long a device that was told to go may take
 FAREWELL_S = 1.0  # at least this long, when its session began at the last moment
 RATE_WARNINGS_MAX = 3  # refusals `rate_limited` in a row before the session is closed
+TICK_S = 0.5  # pings come at whole ticks of the clock, so that those of many sessions fall into one turn
+
+_What = Literal["deadline", "ping", "pong", "read_again", "stalled", "leave", "meeting"]
 
 
-_SERVED = (
-    m.RequestCode,
-    m.Confirm,
-    m.ListDevices,
-    m.RevokeDevices,
-    m.ApproveDevice,
-    m.Vouch,
-    m.ListSpaces,
-    m.ListAudit,
-    m.ChangeAddress,
-    m.DeleteSpace,
-    m.DeleteAccount,
-    m.CancelDeletion,
-    m.OperatorCode,
-    m.Operate,
-)
+class _Times:
+    """When what is due; ``next`` is the earliest, so that whoever asks after every frame pays for a look only."""
 
+    __slots__ = ("deadline", "leave", "meeting", "next", "ping", "pong", "read_again", "stalled")
 
-@dataclass(slots=True)
-class _Handshake:
-    """The raw bytes every proof of this connection is made over."""
+    def __init__(self) -> None:
+        self.deadline: float | None = None  # for hello, then for auth
+        self.ping: float | None = None
+        self.pong: float | None = None
+        self.read_again: float | None = None
+        self.stalled: float | None = None  # a full queue has to have moved by then
+        self.leave: float | None = None  # the session is closed, whatever is under way
+        self.meeting: float | None = None  # the end of the pairing
+        self.next: float | None = None
 
-    hello: bytes = b""
-    challenge: bytes = b""
-    hub_url: str = ""  # the one of the hub's own URLs the device dialled; known once it has proved itself
+    def set(self, what: _What, at: float | None) -> None:
+        """``what`` is due at ``at``; None: not at all."""
+        before, earliest = getattr(self, what), self.next
+        setattr(self, what, at)
+        if at is not None and (earliest is None or at <= earliest):
+            self.next = at
+        elif before is not None and before == earliest:
+            self.next = self._earliest()
+
+    def _earliest(self) -> float | None:
+        earliest = None
+        for at in (self.deadline, self.ping, self.pong, self.read_again, self.stalled, self.leave, self.meeting):
+            if at is not None and (earliest is None or at < earliest):
+                earliest = at
+        return earliest
 
 
 @dataclass(slots=True)
@@ -122,7 +131,6 @@ class _Leaving:
 
     retry_after_s: float
     within_s: float
-    by: float  # when it is closed, whatever is under way
     pongs_left: int = 1  # until then frames may arrive that crossed the message
 
     @property
@@ -133,6 +141,40 @@ class _Leaving:
 
 class Session:
     """The state of one connection.  ``now`` is monotonic seconds; the session keeps no clock."""
+
+    __slots__ = (
+        "_appends_in_flight",
+        "_auth_deadline",
+        "_budget",
+        "_desk",
+        "_exporting",
+        "_heartbeat_s",
+        "_hello",
+        "_hello_frame",
+        "_hub_url",
+        "_hub_urls",
+        "_incarnation",
+        "_joining",
+        "_known",
+        "_last_sent_at",
+        "_leaving",
+        "_limits",
+        "_meeting",
+        "_newest_order",
+        "_now",
+        "_pings_out",
+        "_policy",
+        "_rate_warnings",
+        "_read_again_after_s",
+        "_server_nonce",
+        "_sign_up",
+        "_spaces",
+        "_times",
+        "facts",
+        "order",
+        "session_id",
+        "stage",
+    )
 
     def __init__(
         self,
@@ -148,61 +190,67 @@ class Session:
         self.session_id = session_id
         self.stage = "new"
         self.facts: Facts | None = None
-        self.order = 0  # ``Store.session_order``; 0 until the shell has it
+        self.order = 0  # ``Store.session_orders``; 0 until the shell has it
         self._hub_urls = hub_urls
         self._server_nonce = server_nonce
         self._sign_up = sign_up
         self._limits = limits
         self._policy = policy
-        self._handshake = _Handshake()
-        self._hello: m.Hello | None = None
-        self._known: Known | None = None
-        self._moved: MovedDevice | None = None
+        self._hello_frame = b""  # its raw bytes are part of every proof
+        self._hello: m.Hello | None = None  # until the device is let in
+        self._hub_url = ""  # the one of the hub's own URLs the device dialled; known once it has proved itself
+        self._known: Known | MovedDevice | None = None  # until then, too
+        self._incarnation: Incarnation | None = None
+        self._spaces: Sequence[Space] = ()
         # Half of the queue is for what was asked for, so that pausing comes well before the end.
         self._desk = Desk(limits.queued_bytes_max // 2, self._crowded)
         self._appends_in_flight = 0
         self._exporting = False  # a piece is being made
-        self._message_bucket = TokenBucket(limits.messages_per_s, limits.messages_burst, now)
-        self._byte_bucket = TokenBucket(limits.bytes_per_s, limits.bytes_burst, now)
+        self._budget = FrameBudget(limits, now)
         self._rate_warnings = 0
         self._heartbeat_s = float(limits.heartbeat_s)
-        self._deadline: float | None = now + policy.hello_within_s  # for hello, then for auth
         self._auth_deadline = now + policy.auth_within_s
-        self._ping_at: float | None = None
-        self._pong_deadline: float | None = None
         self._newest_order = 0  # of the other sessions of this device that opened
         self._pings_out = 0  # without a pong
-        self._read_again_at: float | None = None
         self._read_again_after_s = READ_AGAIN_AFTER_S
         self._leaving: _Leaving | None = None
         self._meeting: Meeting | None = None  # the pairing this session takes part in
         self._joining = False  # a pairing is being opened
         self._last_sent_at = now
         self._now = now  # of the call under way; no clock is read
+        self._times = _Times()
+        self._times.set("deadline", now + policy.hello_within_s)
 
     # --- what the shell tells ---
 
     def received(self, frame: bytes | str, now: float) -> list[Effect]:
         """A frame has come."""
         self._now = now
-        return self._then_leave(self._received(frame, now))
+        effects = self._received(frame, now)
+        return self._then_leave(effects) if self._leaving else effects
 
     def _received(self, frame: bytes | str, now: float) -> list[Effect]:
         if self.stage == "closed":
             return []
-        self._pong_deadline = None  # whoever sends is alive
+        if self._times.pong is not None:
+            self._times.set("pong", None)  # whoever sends is alive
         if isinstance(frame, str):
             return self._close("malformed", "text frames have no meaning here")
-        effects = self._charge(frame, now)
-        if effects is not None:
-            return effects
+        if wait_s := self._budget.take(now, len(frame)):
+            return self._too_fast(frame, wait_s)
+        self._rate_warnings = 0
         try:
             message = decode_from_device(frame)
         except NotAMessage as exc:
             return self._close("malformed", str(exc))
         except (UnknownMessage, BadMessage) as exc:
             return self._undecodable(exc)
-        return self._dispatch(message, frame)
+        if self.stage != "ready":
+            return self._on_stranger(message, frame)
+        try:
+            return self._on_request(message)
+        except Refusal as exc:
+            return [self._refuse(getattr(message, "request", None), exc)]
 
     def answered(self, token: int, result: Any, now: float) -> list[Effect]:
         """The result of an ``Ask``; exceptions become refusals or closings here and nowhere else."""
@@ -210,38 +258,37 @@ class Session:
         waiting = self._desk.waiting.pop(token, None)
         if waiting is None or self.stage == "closed":
             return []
-        effects = self._settle(waiting, result)
-        self._plan_reading(failed=isinstance(result, BaseException))
-        return self._then_leave(effects)
-
-    def _settle(self, waiting: Waiting, result: Any) -> list[Effect]:
+        request, then, failed = waiting
         try:
-            if not isinstance(result, BaseException):
-                return waiting.then(result)
-            effects = waiting.failed() if waiting.failed else []
-            return effects + self._failed(waiting.request, result)
+            if isinstance(result, BaseException):
+                effects = (failed() if failed else []) + self._failed(request, result)
+                self._read_again_later()
+            else:
+                self._read_again_after_s = READ_AGAIN_AFTER_S
+                effects = then(result)
         except Closing as exc:
-            return self._end(exc)
+            effects = self._end(exc)
         except Refusal as exc:
-            return [self._refuse(waiting.request, exc)]
+            effects = [self._refuse(request, exc)]
+        return self._then_leave(effects) if self._leaving else effects
 
     def noticed(self, notice: Notice, now: float) -> list[Effect]:
         """The bus carries something about this session's account."""
         self._now = now
+        facts = self.facts
+        if type(notice) is HeadMoved:  # nearly all are; the rest may take its time
+            return facts.following.head_moved(notice) if facts and self.stage == "ready" else []
         if isinstance(notice, PairingPassed):
             return self._pairing_passed(notice)
-        if self.stage != "ready":
+        if self.stage != "ready" or facts is None:
             return []
-        assert self.facts is not None
         match notice:
-            case HeadMoved():
-                return self.facts.following.head_moved(notice)
             case Witnessed():
-                return self.facts.following.witnessed(notice)
+                return facts.following.witnessed(notice)
             case Signalled():
                 return self._signalled(notice)
             case DevicesRevoked(device_ids=ids):
-                return self._close("revoked") if self.facts.device.device_id in ids else []
+                return self._close("revoked") if facts.device.device_id in ids else []
             case AccountStopped(closing=closing):
                 return self._stopped(closing)
             case SessionOpened():
@@ -251,14 +298,18 @@ class Session:
         return []
 
     def sent(self, count: int, now: float) -> list[Effect]:
-        """``count`` bytes of the queue have left for the socket."""
+        """``count`` bytes of the queue have left for the socket, in one frame or several."""
         self._now = now
         self._desk.queued_bytes -= count
         self._last_sent_at = now
-        if not self._is_paused() or self._desk.queued_bytes > self._limits.queued_bytes_max // 4:
+        facts = self.facts
+        if facts is None or not facts.following.paused:
             return []
-        assert self.facts is not None
-        return self.facts.following.resume()
+        if self._desk.queued_bytes > self._limits.queued_bytes_max // 4:
+            self._times.set("stalled", now + self._policy.stalled_within_s)
+            return []
+        self._times.set("stalled", None)
+        return facts.following.resume()
 
     def ordered(self, order: int, now: float) -> list[Effect]:
         """The store gave this session its order among those of its device: of two the higher one stays."""
@@ -278,7 +329,7 @@ class Session:
     @property
     def incarnation(self) -> Incarnation | None:
         """The life of the log this session belongs to; None until the device is known."""
-        return self._known.incarnation if self._known else None
+        return self._incarnation
 
     def go_away(self, retry_after_s: float, now: float, *, within_s: float = LEAVE_WITHIN_S) -> list[Effect]:
         """The hub is about to stop: tell the device, answer what is under way, and close.
@@ -289,7 +340,8 @@ class Session:
         self._now = now
         if self.stage == "closed" or self._leaving:
             return []
-        self._leaving = _Leaving(retry_after_s, within_s, now + within_s)
+        self._leaving = _Leaving(retry_after_s, within_s)
+        self._times.set("leave", now + within_s)
         return self._farewell() if self.stage == "ready" else []
 
     def end(self, closing: str) -> list[Effect]:
@@ -309,45 +361,40 @@ class Session:
 
     def timer(self) -> float | None:
         """When ``timer_fired`` wants to be called next."""
-        if self.stage == "closed":
-            return None
-        stalled_at = self._last_sent_at + self._policy.stalled_within_s if self._is_paused() else None
-        leave_by = self._leaving.by if self._leaving else None
-        met = self._meeting.until if self._meeting else None
-        times = (self._deadline, self._ping_at, self._pong_deadline, self._read_again_at, stalled_at, leave_by, met)
-        return min((time for time in times if time is not None), default=None)
+        return self._times.next if self.stage != "closed" else None
 
     def timer_fired(self, now: float) -> list[Effect]:
         """Something is due."""
         self._now = now
         if self.stage == "closed":
             return []
-        if self._leaving and now >= self._leaving.by:
+        times = self._times
+        if times.leave is not None and now >= times.leave:
             return self._close("going_away")
-        if self._deadline is not None and now >= self._deadline:
+        if times.deadline is not None and now >= times.deadline:
             return self._close("too_slow")
-        if self._pong_deadline is not None and now >= self._pong_deadline:
+        if times.pong is not None and now >= times.pong:
             return self._close("heartbeat_lost")
-        if self._is_paused() and now >= self._last_sent_at + self._policy.stalled_within_s:
+        if times.stalled is not None and now >= times.stalled:
             return self._close("slow_consumer")
-        effects = self._end_meeting() if self._meeting and now >= self._meeting.until else []
-        if self.facts and self._read_again_at is not None and now >= self._read_again_at:
-            self._read_again_at = None
+        effects = self._end_meeting() if times.meeting is not None and now >= times.meeting else []
+        if self.facts and times.read_again is not None and now >= times.read_again:
+            times.set("read_again", None)
             effects += self.facts.following.read_again()
-            self._plan_reading(failed=True)  # what was not asked this time
-        if self._ping_at is not None and now >= self._ping_at:
-            self._ping_at = now + self._heartbeat_s
+            self._read_again_later()  # what was not asked this time
+        if times.ping is not None and now >= times.ping:
+            self._ping_next(now)
             effects += self._beat(m.Ping)
         return effects
 
+    def _ping_next(self, after: float) -> None:
+        """The next ping: a heartbeat after ``after``, at the whole tick before, as a device pings by itself then."""
+        self._times.set("ping", floor((after + self._heartbeat_s) / TICK_S) * TICK_S)
+
     # --- frames ---
 
-    def _charge(self, frame: bytes, now: float) -> list[Effect] | None:
-        """None when the rate allows the frame; otherwise what to do instead of reading it."""
-        wait_s = max(self._message_bucket.take(now), self._byte_bucket.take(now, len(frame)))
-        if wait_s <= 0:
-            self._rate_warnings = 0
-            return None
+    def _too_fast(self, frame: bytes, wait_s: float) -> list[Effect]:
+        """What to do instead of reading a frame that the rate does not allow."""
         self._rate_warnings += 1
         if self._rate_warnings > RATE_WARNINGS_MAX:
             return self._close("rate_limited")
@@ -365,58 +412,27 @@ class Session:
             return [self._refuse(exc.request, Refusal("unknown_message"))]
         return [self._refuse(exc.request, Refusal("bad_request", str(exc)))]
 
-    def _dispatch(self, message: m.Message, frame: bytes) -> list[Effect]:
+    def _on_stranger(self, message: m.Message, frame: bytes) -> list[Effect]:
+        """A message before the device is let in."""
         if self.stage == "new":
             return self._on_hello(message, frame)
         if self.stage == "looking":
             return self._close("malformed", "wait for the challenge")
-        if self.stage == "greeted":
-            return self._on_greeted(message)
+        return self._on_greeted(message)
+
+    def _on_request(self, message: m.Message) -> list[Effect]:
         if isinstance(message, m.Pong):
             return self._on_pong()
         if isinstance(message, m.Ping):
             return self._beat(m.Pong)
-        request: int | None = getattr(message, "request", None)
-        try:
-            return self._on_request(message)
-        except Refusal as exc:
-            return [self._refuse(request, exc)]
-
-    def _on_request(self, message: m.Message) -> list[Effect]:
         if len(self._desk.waiting) >= ASKS_IN_FLIGHT_MAX:
             raise Refusal("overloaded", retry_after_s=1.0)
         if self._leaving and self._leaving.heard:
             raise Refusal("unavailable", "this hub is going away; come back", retry_after_s=self._leaving.retry_after_s)
-        if isinstance(message, m.Export):
-            return self._on_export(message)
-        if isinstance(message, _SERVED):
-            return self._on_served(message)
-        match message:
-            case m.Append():
-                return self._on_append(message)
-            case m.Subscribe():
-                self._require_entered(message.space_id)
-                return self._following().subscribe(message)
-            case m.Unsubscribe():
-                self._require_entered(message.space_id)
-                return self._following().unsubscribe(message)
-            case m.Enter():
-                return self._on_enter(message)
-            case m.CreateSpace():
-                return self._on_create_space(message)
-            case m.Collections():
-                return self._on_collections(message)
-            case m.Witness():
-                return self._on_witness(message)
-            case m.ReadHistory():
-                return self._on_read_history(message)
-            case m.Signal():
-                return self._on_signal(message)
-            case m.OpenPairing():
-                return self._on_open_pairing(message)
-            case m.Pairing():
-                return self._on_pairing(message)
-        raise Refusal("out_of_turn")
+        handle = _HANDLERS.get(type(message))
+        if handle is None:
+            raise Refusal("out_of_turn")
+        return handle(self, message)
 
     # --- handshake ---
 
@@ -426,15 +442,23 @@ class Session:
         if PROTOCOL_VERSION not in message.v:
             return self._close("version")
         self.stage = "looking"
-        self._hello = message
-        self._handshake.hello = frame
+        self._times.set("deadline", None)  # now it waits for us; the store's own deadlines bound that
+        self._hello, self._hello_frame = message, frame
         return [self._desk.ask(LookUp(message.device_id), None, self._greet)]
 
     def _greet(self, found: Known | MovedDevice | None) -> list[Effect]:
-        self._known, self._moved = (None, found) if isinstance(found, MovedDevice) else (found, None)
+        self._known = found
+        if isinstance(found, Known):
+            self._incarnation = found.incarnation
         self.stage = "greeted"
-        self._deadline = self._auth_deadline
-        challenge = encode(
+        # When thousands come at once a look-up takes seconds, which are not the device's: it would only come back.
+        self._auth_deadline = max(self._auth_deadline, self._now + self._policy.hello_within_s)
+        self._times.set("deadline", self._auth_deadline)
+        return [*([LetIn()] if found else []), self._desk.send_frame(self._challenge())]
+
+    def _challenge(self) -> bytes:
+        """The raw challenge of this connection; made anew for each proof rather than kept for hours."""
+        return encode(
             m.Challenge(
                 v=PROTOCOL_VERSION,
                 server_nonce=self._server_nonce,
@@ -443,8 +467,6 @@ class Session:
                 sign_up=self._sign_up,
             )
         )
-        self._handshake.challenge = challenge
-        return [*([LetIn()] if found else []), self._desk.send_frame(challenge)]
 
     def _on_greeted(self, message: m.Message) -> list[Effect]:
         if isinstance(message, m.Auth):
@@ -461,12 +483,12 @@ class Session:
 
     def _on_auth(self, message: m.Auth) -> list[Effect]:
         # One answer for unknown, revoked (both are None), wrong signature and wrong URL: nothing else is learnt.
-        known, moved = self._known, self._moved
-        public_key = known.device.device_pk if known else moved.device_pk if moved else None
+        known = self._known
+        public_key = known.device_pk if isinstance(known, MovedDevice) else known.device.device_pk if known else None
         if public_key is None or not self._proved(public_key, message.signature, "auth"):
             return self._close("auth_failed")
-        if moved:
-            return [self._desk.send(m.Moved(moved.url)), *self._close("moved")]
+        if isinstance(known, MovedDevice):
+            return [self._desk.send(m.Moved(known.url)), *self._close("moved")]
         assert known is not None
         return self._begin(known)
 
@@ -475,14 +497,14 @@ class Session:
         proof_ok = self._proved(message.device_pk, message.signature, "enrol")
         what = EnrolDevice(message, self._hello.device_id, proof_ok)
         # A slow store must not cost the person the code: the deadline for auth has been met.
-        self._deadline = None
+        self._times.set("deadline", None)
         return [self._desk.ask(what, message.request, self._begin)]
 
     def _proved(self, public_key: bytes, signature: bytes, purpose: signing.Purpose) -> bool:
-        hello, challenge = self._handshake.hello, self._handshake.challenge
+        hello, challenge = self._hello_frame, self._challenge()
         for url in self._hub_urls:
             if signing.verify(public_key, signature, purpose, url, hello, challenge):
-                self._handshake.hub_url = url
+                self._hub_url = url
                 return True
         return False
 
@@ -492,8 +514,8 @@ class Session:
             return self._close(known.closing)
         device = known.device
         self.stage = "ready"
-        self._known = known
-        self._deadline = None
+        self._incarnation, self._spaces = known.incarnation, known.spaces
+        self._times.set("deadline", None)
         following = Following(
             self._desk,
             self._limits,
@@ -504,7 +526,8 @@ class Session:
         self.facts = Facts(device, following)
         wanted = self._hello.heartbeat_s or self._limits.heartbeat_s
         self._heartbeat_s = float(min(max(wanted, self._limits.heartbeat_s_min), self._limits.heartbeat_s_max))
-        self._ping_at = self._now + self._heartbeat_s
+        self._ping_next(self._now)
+        self._hello = self._known = None
         ready = m.Ready(
             account_id=device.account_id,
             incarnation=known.incarnation,
@@ -551,18 +574,16 @@ class Session:
         ]
 
     def _on_enter(self, message: m.Enter) -> list[Effect]:
-        assert self._known is not None
         if len(message.spaces) > self._limits.spaces_per_enter_max:
             raise Refusal("too_many")
-        known = {space.space_id for space in self._known.spaces}
+        known = {space.space_id for space in self._spaces}
         if all(proof.space_id in known for proof in message.spaces):
-            return self._enter(message, self._known.spaces)
+            return self._enter(message, self._spaces)
         # Another device may have made the space since this session began.
         return [self._desk.ask(ListSpaces(), message.request, lambda spaces: self._enter(message, spaces))]
 
     def _enter(self, message: m.Enter, spaces: Sequence[Space]) -> list[Effect]:
-        assert self._known is not None
-        self._known = self._known._replace(spaces=spaces)
+        self._spaces = spaces
         space_by_id = {space.space_id: space for space in spaces if self._sees(space)}
         entered: dict[Space, int] = {}
         for proof in message.spaces:
@@ -587,9 +608,8 @@ class Session:
         return [Noticed(what, space_id), self._refuse(request, Refusal(code))]
 
     def _space_proved(self, space_pk: bytes, space_id: SpaceId, signature: bytes) -> bool:
-        handshake = self._handshake
-        challenge = handshake.challenge + space_id
-        return signing.verify(space_pk, signature, "space", handshake.hub_url, handshake.hello, challenge)
+        challenge = self._challenge() + space_id
+        return signing.verify(space_pk, signature, "space", self._hub_url, self._hello_frame, challenge)
 
     def _entered(self, request: int, spaces: dict[Space, int]) -> list[Effect]:
         assert self.facts is not None
@@ -599,13 +619,22 @@ class Session:
 
     def _require_entered(self, space_id: SpaceId) -> int:
         """The key_epoch of a space this session holds the proof of."""
-        assert self.facts is not None and self._known is not None
-        if space_id in self.facts.entered:
-            return self.facts.entered[space_id]
-        mine = any(space.space_id == space_id and self._sees(space) for space in self._known.spaces)
+        assert self.facts is not None
+        key_epoch = self.facts.entered.get(space_id)
+        if key_epoch is not None:
+            return key_epoch
+        mine = any(space.space_id == space_id and self._sees(space) for space in self._spaces)
         raise Refusal("no_space_proof" if mine else "not_found")
 
     # --- following ---
+
+    def _on_subscribe(self, message: m.Subscribe) -> list[Effect]:
+        self._require_entered(message.space_id)
+        return self._following().subscribe(message)
+
+    def _on_unsubscribe(self, message: m.Unsubscribe) -> list[Effect]:
+        self._require_entered(message.space_id)
+        return self._following().unsubscribe(message)
 
     def _on_collections(self, message: m.Collections) -> list[Effect]:
         self._require_entered(message.space_id)
@@ -624,27 +653,28 @@ class Session:
             raise Refusal("too_many")
         if self._appends_in_flight >= self._limits.appends_in_flight_max:
             raise Refusal("overloaded", "wait for the answers to earlier appends", retry_after_s=0.1)
-        judged = [self._judge(sealed, message.space_id, key_epoch) for sealed in message.drafts]
-        drafts = [draft for draft in judged if isinstance(draft, Draft)]
-        old_key = any(isinstance(j, Answer) and j.code == "stale_key_epoch" for j in judged)
-        noticed: list[Effect] = [Noticed("key_refused", message.space_id)] if old_key else []
-        if not drafts or (message.atomic and len(drafts) < len(judged)):
-            answers = [Answer(code="atomic_refused") if isinstance(j, Draft) else j for j in judged]
-            return [*noticed, self._appended(message, answers, 0)]
-        self._appends_in_flight += 1
         device = self._me()
+        drafts: list[Draft] = []
+        refused: dict[int, Answer] = {}  # by place; the store does not see them
+        for place, sealed in enumerate(message.drafts):
+            judged = self._judge(sealed, message.space_id, device.device_id, key_epoch)
+            if isinstance(judged, Draft):
+                drafts.append(judged)
+            else:
+                refused[place] = judged
+        noticed: list[Effect] = []
+        if refused:
+            if any(answer.code == "stale_key_epoch" for answer in refused.values()):
+                noticed.append(Noticed("key_refused", message.space_id))
+            if message.atomic or not drafts:
+                unwritten = [Answer(code="atomic_refused")] * len(drafts)
+                return [*noticed, self._appended(message, _merged(refused, unwritten), 0)]
+        self._appends_in_flight += 1
         append = Append(device.account_id, message.space_id, device.device_id, drafts, message.atomic)
-        return [
-            *noticed,
-            self._desk.ask(
-                AppendDrafts(append),
-                message.request,
-                lambda done: self._append_done(message, judged, done),
-                self._append_failed,
-            ),
-        ]
+        done = partial(self._append_done, message, refused)
+        return [*noticed, self._desk.ask(AppendDrafts(append), message.request, done, self._append_failed)]
 
-    def _judge(self, sealed: bytes, space_id: SpaceId, key_epoch: int) -> Draft | Answer:
+    def _judge(self, sealed: bytes, space_id: SpaceId, device_id: DeviceId, key_epoch: int) -> Draft | Answer:
         """The draft, or its refusal when its header does not fit this session."""
         if len(sealed) > self._limits.draft_bytes_max:
             return Answer(code="too_large")
@@ -652,28 +682,27 @@ class Session:
             header = parse_header(sealed)
         except ValueError:
             return Answer(code="bad_draft")
-        if header.space_id != space_id or header.device_id != self._me().device_id or header.kind not in LOG_KINDS:
+        if header.space_id != space_id or header.device_id != device_id or header.kind not in LOG_KINDS:
             return Answer(code="bad_draft")
         if header.key_epoch != key_epoch:
             return Answer(code="stale_key_epoch" if header.key_epoch < key_epoch else "bad_draft")
         return Draft(header, sealed)
 
-    def _append_done(self, message: m.Append, judged: Sequence[Draft | Answer], done: Appended) -> list[Effect]:
+    def _append_done(self, message: m.Append, refused: dict[int, Answer], done: Appended) -> list[Effect]:
         self._appends_in_flight -= 1
         if done.closing:
             raise Closing(done.closing)
-        answers = iter(done.answers)
-        self._following().appended(message.space_id, done.fresh)
-        merged = [next(answers) if isinstance(j, Draft) else j for j in judged]
-        return [self._appended(message, merged, done.used_bytes)]
+        assert self.facts is not None
+        self.facts.following.appended(message.space_id, done.fresh)
+        answers = _merged(refused, done.answers) if refused else done.answers
+        return [self._appended(message, answers, done.used_bytes)]
 
     def _append_failed(self) -> list[Effect]:
         self._appends_in_flight -= 1
         return []
 
-    def _appended(self, message: m.Append, answers: Sequence[Answer], used_bytes: int) -> Send:
-        parts = [m.DraftAnswer(a.seq, a.code, a.newest_seq, a.newest_id) for a in answers]
-        return self._desk.send(m.Appended(message.request, message.space_id, parts, used_bytes))
+    def _appended(self, message: m.Append, answers: list[Answer], used_bytes: int) -> Send:
+        return self._desk.send(m.Appended(message.request, message.space_id, answers, used_bytes))
 
     def _on_witness(self, message: m.Witness) -> list[Effect]:
         key_epoch = self._require_entered(message.space_id)
@@ -708,7 +737,8 @@ class Session:
 
         def answer(kept: tuple[Sequence[Change], bool]) -> list[Effect]:
             changes, more = kept
-            return [self._desk.send(m.History(message.request, [m.ChangePart(*change) for change in changes], more))]
+            parts = cast("list[m.ChangePart]", changes)  # which they are once they are written
+            return [self._desk.send(m.History(message.request, parts, more))]
 
         return [self._desk.ask(ReadKept(message), message.request, answer)]
 
@@ -744,7 +774,7 @@ class Session:
         self._joining = True
         if self.stage == "greeted":
             # A slow store must not cost the newcomer the connection.
-            self._deadline = None
+            self._times.set("deadline", None)
         trusted = self.stage == "ready"
 
         def joined(_: None) -> list[Effect]:
@@ -753,8 +783,9 @@ class Session:
             self._meeting = Meeting(
                 message.channel, self.session_id, message.request, trusted=trusted, limits=self._limits, until=until
             )
+            self._times.set("meeting", until)
             if self.stage == "greeted":
-                self._deadline = until
+                self._times.set("deadline", until)
             return [self._desk.send(m.Done(message.request))]
 
         def failed() -> list[Effect]:
@@ -781,6 +812,7 @@ class Session:
 
     def _end_meeting(self) -> list[Effect]:
         met, self._meeting = self._meeting, None
+        self._times.set("meeting", None)
         return [LeavePairing()] if met else []
 
     # --- account ---
@@ -811,16 +843,14 @@ class Session:
         return [self._desk.ask(Serve(message), message.request, answer, failed)]
 
     def _account_changed(self, notice: AccountChanged) -> list[Effect]:
-        assert self.facts is not None and self._known is not None
+        assert self.facts is not None
         if notice.what == "account_deleted":
             return self._close("account_deleted")
         if notice.what == "device_approved" and notice.device_id == self._me().device_id:
             self.facts.device = replace(self.facts.device, probation_until=None)
         if notice.what == "space_deleted":
             self.facts.entered.pop(notice.space_id, None)
-            self._known = self._known._replace(
-                spaces=[space for space in self._known.spaces if space.space_id != notice.space_id]
-            )
+            self._spaces = [space for space in self._spaces if space.space_id != notice.space_id]
             self.facts.following.leave_space(notice.space_id)
         return [self._desk.send(m.AccountNotice(notice.what, notice.device_id, notice.space_id, notice.at))]
 
@@ -845,8 +875,8 @@ class Session:
 
     def _farewell(self) -> list[Effect]:
         """Tell the device, and ask for a sign that it knows: frames do not overtake one another."""
-        assert self._leaving is not None
-        self._leaving.by = max(self._leaving.by, self._now + min(self._leaving.within_s, FAREWELL_S))
+        assert self._leaving is not None and self._times.leave is not None
+        self._times.set("leave", max(self._times.leave, self._now + min(self._leaving.within_s, FAREWELL_S)))
         self._pings_out += 1
         self._leaving.pongs_left = self._pings_out
         return [self._desk.send(m.GoingAway(self._leaving.retry_after_s)), self._desk.send(m.Ping())]
@@ -862,24 +892,23 @@ class Session:
         leaving = self._leaving
         if leaving is None or self.stage == "closed" or not leaving.heard:
             return effects
-        if any(waiting.request is not None for waiting in self._desk.waiting.values()):
+        if any(request is not None for request, _, _ in self._desk.waiting.values()):
             return effects
         return [*effects, *self._close("going_away")]
 
     # --- small things ---
 
-    def _plan_reading(self, *, failed: bool) -> None:
+    def _read_again_later(self) -> None:
         """When to ask again what the store left unanswered; sooner for some than for others."""
-        if not failed:
-            self._read_again_after_s = READ_AGAIN_AFTER_S
-        elif self._read_again_at is None and self.facts and self.facts.following.owes:
+        if self._times.read_again is None and self.facts and self.facts.following.owes:
             share = 0.5 + self.session_id[0] / 512
-            self._read_again_at = self._now + self._read_again_after_s * share
+            self._times.set("read_again", self._now + self._read_again_after_s * share)
             self._read_again_after_s = min(2 * self._read_again_after_s, READ_AGAIN_AFTER_S_MAX)
 
     def _crowded(self) -> None:
-        if self.facts:
+        if self.facts and not self.facts.following.paused:
             self.facts.following.pause()
+            self._times.set("stalled", self._last_sent_at + self._policy.stalled_within_s)
 
     def _is_paused(self) -> bool:
         return self.facts is not None and self.facts.following.paused
@@ -888,7 +917,7 @@ class Session:
         def tell(heads: list[m.HeadPart]) -> list[Effect]:
             if message is m.Ping:
                 # The clock runs from the ping itself, not from the question to a store that may be slow.
-                self._pong_deadline = self._now + self._policy.pong_within_s
+                self._times.set("pong", self._now + self._policy.pong_within_s)
                 self._pings_out += 1
             return [self._desk.send(message(heads))]
 
@@ -901,7 +930,7 @@ class Session:
             return self._close("internal")
         if self.stage == "greeted":
             # Whatever was refused before auth, the device has used its one attempt.
-            self._deadline = self._auth_deadline
+            self._times.set("deadline", self._auth_deadline)
         refusal = _as_refusal(exc)
         if request is None:
             return []
@@ -910,7 +939,7 @@ class Session:
     def _refuse(self, request: int | None, refusal: Refusal) -> Send:
         retry_after_s = refusal.retry_after_s or 0.0
         send = self._desk.send(m.Refused(request or 0, refusal.code, refusal.message, refusal.retry, retry_after_s))
-        return send._replace(refusal=refusal.code)
+        return Send(send.frame, refusal.code)
 
     def _close(self, name: str, reason: str = "") -> list[Effect]:
         return self._end(Closing(name, reason))
@@ -919,6 +948,12 @@ class Session:
         self.stage = "closed"
         self._desk.waiting.clear()
         return [Close(closing.name, closing.code, closing.reason)]
+
+
+def _merged(refused: dict[int, Answer], answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of one append in the order of its drafts: ``refused`` by place, the others in between."""
+    others = iter(answers)
+    return [refused[place] if place in refused else next(others) for place in range(len(refused) + len(answers))]
 
 
 def _as_refusal(exc: BaseException) -> Refusal:
@@ -931,3 +966,34 @@ def _as_refusal(exc: BaseException) -> Refusal:
 
 def _space_info(space: Space) -> m.SpaceInfo:
     return m.SpaceInfo(space.space_id, space.app_id, space.key_epoch, space.used_bytes, space.deleted_at or 0.0)
+
+
+_HANDLERS: dict[type[m.Message], Callable[[Session, Any], list[Effect]]] = {
+    m.Append: Session._on_append,
+    m.Subscribe: Session._on_subscribe,
+    m.Unsubscribe: Session._on_unsubscribe,
+    m.Enter: Session._on_enter,
+    m.CreateSpace: Session._on_create_space,
+    m.Collections: Session._on_collections,
+    m.Witness: Session._on_witness,
+    m.ReadHistory: Session._on_read_history,
+    m.Signal: Session._on_signal,
+    m.OpenPairing: Session._on_open_pairing,
+    m.Pairing: Session._on_pairing,
+    m.Export: Session._on_export,
+    m.RequestCode: Session._on_served,
+    m.Confirm: Session._on_served,
+    m.ListDevices: Session._on_served,
+    m.RevokeDevices: Session._on_served,
+    m.ApproveDevice: Session._on_served,
+    m.Vouch: Session._on_served,
+    m.ListSpaces: Session._on_served,
+    m.ListAudit: Session._on_served,
+    m.ChangeAddress: Session._on_served,
+    m.DeleteSpace: Session._on_served,
+    m.DeleteAccount: Session._on_served,
+    m.CancelDeletion: Session._on_served,
+    m.OperatorCode: Session._on_served,
+    m.Operate: Session._on_served,
+}
+"""Who answers which request, once the device is let in."""

@@ -12,19 +12,20 @@ The caller carries out what comes back (``Read``, ``Deliver``) and answers each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from hub.terms import Change, CollectionId, Seq, SpaceId
 
 
-class Read(NamedTuple):
+class Read(Struct, frozen=True, gc=False):
     """Read the next page after ``after``; with ``live_only`` leave out what was replaced."""
 
     after: Seq
     live_only: bool
 
 
-class Deliver(NamedTuple):
+class Deliver(Struct, frozen=True, gc=False):
     """Send these changes: all that is kept in (after, upto]; ``head`` is the highest seq known."""
 
     after: Seq
@@ -33,7 +34,7 @@ class Deliver(NamedTuple):
     changes: Sequence[Change]
 
 
-class DeliverHead(NamedTuple):
+class DeliverHead(Struct, frozen=True, gc=False):
     """Tell the head alone, to a session that wants no bodies."""
 
     head: Seq
@@ -57,15 +58,13 @@ class Subscription:
         "_paused",
         "_reading",
         "caught_up_at",
-        "collection_id",
         "head",
+        "key",
         "sent",
-        "space_id",
     )
 
     def __init__(self, space_id: SpaceId, collection_id: CollectionId, *, live_only: bool, heads_only: bool) -> None:
-        self.space_id = space_id
-        self.collection_id = collection_id
+        self.key = (space_id, collection_id)
         self.sent: Seq = 0  # everything up to here was handed to the session
         self.head: Seq = 0  # the highest seq anybody told of
         self.caught_up_at: Seq = 0  # what lies beyond was appended while this session followed
@@ -102,17 +101,24 @@ class Subscription:
 
     def committed(self, after: Seq, head: Seq, changes: Sequence[Change]) -> list[Step]:
         """A notice that carries its changes: all that were appended in (after, head]."""
-        follows_on = after == self.sent and self._may_read() and not self._reading
-        self.head = max(self.head, head)
-        if not changes or not follows_on or self._heads_only:
-            return [DeliverHead(head)] if self._heads_only and self._may_read() else self._read_on()
+        if head > self.head:
+            self.head = head
+        if not self._opened or self._paused:
+            return []
+        if self._heads_only:
+            return [DeliverHead(head)]
+        if not changes or after != self.sent or self._reading:
+            return self._read_on()
         self.sent = head
-        return [Deliver(after, head, self.head, changes), *self._read_on()]
+        deliver = Deliver(after, head, self.head, changes)
+        return [deliver] if head == self.head else [deliver, *self._read_on()]
 
     def read_done(self, changes: Sequence[Change], upto: Seq, head: Seq) -> list[Step]:
         """The answer to the one ``Read`` under way: all that is kept in (sent, upto]."""
         assert self._reading, "read_done without a Read"
-        assert upto >= self.sent and all(self.sent < change.seq <= upto for change in changes), "a page out of place"
+        assert upto >= self.sent, "a page out of place"
+        # In seq order, as the store promises: so its ends speak for all of it.
+        assert not changes or (self.sent < changes[0].seq and changes[-1].seq <= upto), "a page out of place"
         self._reading = False
         self.head = max(self.head, head)
         after, self.sent = self.sent, upto

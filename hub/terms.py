@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 AccountId = bytes  # 16 random bytes, given by the hub
 DeviceId = bytes  # 16 random bytes, chosen by the device
 SpaceId = bytes  # 16 bytes, derived from the app key, self-certifying
@@ -62,8 +64,8 @@ class Cursor(NamedTuple):
     seq: Seq
 
 
-class Change(NamedTuple):
-    """A draft that has its place in the log; immutable."""
+class Change(Struct, frozen=True, array_like=True, gc=False):
+    """A draft that has its place in the log; written as an array, so that on the wire it is its ``ChangePart``."""
 
     seq: Seq
     appended_at_ms: int  # the hub's clock when it was appended, for undo only; orders nothing

@@ -28,6 +28,7 @@ from hub.effects import (
     Opened,
     PassOn,
     PassPairing,
+    ReadHeads,
     ReadKept,
     ReadPage,
     ReadStates,
@@ -188,6 +189,8 @@ class Rig:
                 return await store.create_space(space, 50, 1.0)
             case ReadStates(space_id=space_id, collection_ids=ids):
                 return await store.states(account_id, space_id, self.person.device_id, ids)
+            case ReadHeads(keys=keys):
+                return await store.heads([CollectionKey(account_id, *key) for key in keys])
             case ReadPage(space_id=space_id, collection_id=collection_id, after=after, live_only=live_only):
                 key = CollectionKey(account_id, space_id, collection_id)
                 return await store.read(key, after, live_only=live_only, changes_max=500, bytes_max=131_072)

@@ -31,6 +31,7 @@ from hub.store import (
     Answer,
     Append,
     Appended,
+    Arrival,
     Attempt,
     Charge,
     Device,
@@ -40,10 +41,12 @@ from hub.store import (
     MovedDevice,
     Operator,
     Page,
+    PageOf,
     Row,
     SilentDevice,
     Space,
     SpaceFacts,
+    StatesOf,
     Store,
     Terms,
     Totals,
@@ -390,10 +393,15 @@ class StoreExam:
             store.incarnation(),
             store.renew_incarnation(),
             store.claim("name", b"value"),
-            store.session_order(),
+            store.session_orders(1),
             store.append([writer.request(draft)], NOW),
             store.read(key, 0, live_only=False, changes_max=1, bytes_max=1),
             store.states(account_id, space_id, device_id, None),
+            store.heads([key]),
+            store.states_of([StatesOf(account_id, space_id, device_id, [key.collection_id])]),
+            store.read_each([PageOf(key, 0, False)], changes_max=1, bytes_max=1),
+            store.witnesses_of([key]),
+            store.arrivals([device_id]),
             store.history(key, rid(1), before=0, limit=1),
             store.put_witness(key, device_id, 1, b"w"),
             store.witnesses(key),
@@ -516,11 +524,15 @@ class StoreExam:
         assert {await each.claim("colour", b"late") for each in (store, replica)} == kept
 
     async def test_every_session_is_newer_than_those_before_it(self, store: Store, replica: Store) -> None:
-        orders = [await (store, replica)[number % 2].session_order() for number in range(6)]
-        assert orders == sorted(set(orders)) and orders[0] > 0
-        at_once = await asyncio.gather(*((store, replica)[number % 2].session_order() for number in range(40)))
-        assert len(set(at_once)) == 40 and min(at_once) > orders[-1]
-        assert await replica.session_order() > max(at_once)
+        orders = [await (store, replica)[number % 2].session_orders(number) for number in range(6)]
+        assert [len(each) for each in orders] == list(range(6))
+        flat = [order for each in orders for order in each]
+        assert flat == sorted(set(flat)) and flat[0] > 0
+        at_once = await asyncio.gather(*((store, replica)[number % 2].session_orders(3) for number in range(40)))
+        together = {order for each in at_once for order in each}
+        assert len(together) == 120 and min(together) > flat[-1]
+        assert all(each == sorted(each) for each in at_once)
+        assert (await replica.session_orders(1))[0] > max(together)
 
     # --- order --------------------------------------------------------------------------------
 
@@ -906,6 +918,103 @@ class StoreExam:
         everything = await store.states(writer.account_id, writer.space_id, writer.device_id, None)
         assert sorted(everything) == [(NOTES, 2, 1), (PHOTOS, 1, 0)]
         assert await store.states(writer.account_id, new_id(), writer.device_id, None) == []
+
+    async def test_heads_are_told_in_the_asked_order_and_0_where_there_is_none(
+        self, store: Store, writer: Writer
+    ) -> None:
+        stranger = await new_writer(store)
+        await writer.put()
+        await writer.put()
+        await writer.put(collection_id=PHOTOS)
+        await stranger.put()
+        nowhere = CollectionKey(stranger.account_id, writer.space_id, NOTES)  # another's space
+        keys = [writer.key(PHOTOS), nowhere, writer.key(), stranger.key(PHOTOS), stranger.key(), writer.key(PHOTOS)]
+        assert await store.heads(keys) == [1, 0, 2, 0, 1, 1]
+        assert await store.heads([]) == []
+
+    async def test_a_head_stays_when_its_changes_are_gone(self, store: Store, writer: Writer) -> None:
+        await writer.put()
+        await writer.put()
+        await writer.wipe()
+        assert await store.heads([writer.key()]) == [3]
+        await store.delete_space(writer.account_id, writer.space_id)
+        assert await store.heads([writer.key()]) == [0]
+
+    async def test_states_of_many_are_those_of_each(self, store: Store, writer: Writer) -> None:
+        other, stranger = await another(writer), await new_writer(store)
+        await writer.put()
+        await other.put(collection_id=PHOTOS)
+        await stranger.put()
+        asked = [
+            StatesOf(writer.account_id, writer.space_id, writer.device_id, [PHOTOS, new_id(), NOTES]),
+            StatesOf(writer.account_id, stranger.space_id, writer.device_id, [NOTES]),  # another's space
+            StatesOf(stranger.account_id, stranger.space_id, stranger.device_id, [NOTES]),
+            StatesOf(writer.account_id, writer.space_id, other.device_id, []),
+            StatesOf(writer.account_id, writer.space_id, other.device_id, [NOTES, PHOTOS]),
+        ]
+        answers = await store.states_of(asked)
+        assert answers == [await store.states(*each) for each in asked]
+        assert [state[1:] for state in answers[0]] == [(1, 0), (0, 0), (1, 1)]
+        assert await store.states_of([]) == []
+
+    async def test_pages_of_many_are_those_of_each(self, store: Store, writer: Writer) -> None:
+        stranger = await new_writer(store)
+        for record in (1, 1, 2, 3):
+            await writer.put(record)
+        await stranger.put(1)
+        await stranger.put(1)
+        nowhere = CollectionKey(stranger.account_id, writer.space_id, NOTES)  # another's space
+        asked = [
+            PageOf(key, after, live_only)
+            for live_only in (False, True)
+            for key in (writer.key(), nowhere, stranger.key(), writer.key(PHOTOS))
+            for after in (0, 1, 4, 2**53)
+        ]
+        size = len((await writer.read()).changes[0].sealed)
+        for changes_max, bytes_max in ((500, 10**6), (1, 10**6), (2, 10**6), (500, 1), (500, 2 * size)):
+            bounds = {"changes_max": changes_max, "bytes_max": bytes_max}
+            each = [await store.read(one.key, one.after, live_only=one.live_only, **bounds) for one in asked]
+            assert await store.read_each(asked, **bounds) == each, bounds
+        assert await store.read_each([], changes_max=1, bytes_max=1) == []
+
+    async def test_witnesses_of_many_are_those_of_each(self, store: Store, writer: Writer) -> None:
+        other, stranger = await another(writer), await new_writer(store)
+        for each in (writer, other, stranger):
+            await each.put()
+            await store.put_witness(each.key(), each.device_id, 1, b"of " + each.device_id)
+        nowhere = CollectionKey(stranger.account_id, writer.space_id, NOTES)  # another's space
+        keys = [stranger.key(), writer.key(PHOTOS), nowhere, writer.key(), stranger.key()]
+        told = await store.witnesses_of(keys)
+        assert [sorted(each) for each in told] == [sorted(await store.witnesses(key)) for key in keys]
+        assert [len(each) for each in told] == [1, 0, 0, 2, 1]
+        assert await store.witnesses_of([]) == []
+
+    async def test_arrivals_are_told_with_account_and_spaces_and_strangers_and_revoked_ones_are_none(
+        self, store: Store, writer: Writer
+    ) -> None:
+        other, stranger = await another(writer), await new_writer(store)
+        await store.create_space(a_space(writer.account_id), 50, NOW + 1)
+        await writer.put()
+        await store.revoke(writer.account_id, [other.device_id], NOW)
+        asked = [stranger.device_id, new_id(), writer.device_id, other.device_id, writer.device_id]
+        arrivals = await store.arrivals(asked)
+        assert arrivals[1] is None and arrivals[3] is None
+        for place in (0, 2, 4):
+            arrival = arrivals[place]
+            assert isinstance(arrival, Arrival)
+            assert arrival.device == await store.device(asked[place])
+            assert arrival.account == await store.account(arrival.device.account_id)
+            assert arrival.spaces == await store.spaces(arrival.device.account_id)
+        assert arrivals[2] == arrivals[4] and len(arrivals[2].spaces) == 2
+        assert await store.arrivals([]) == []
+
+    async def test_an_arrival_whose_account_moved_is_told_where_to(self, store: Store, writer: Writer) -> None:
+        stranger = await new_writer(store)
+        await store.begin_move(writer.account_id, "wss://new.example.org/v1/ws")
+        await store.end_move(writer.account_id, NOW)
+        moved, stays = await store.arrivals([writer.device_id, stranger.device_id])
+        assert moved is not None and moved == await store.moved_device(writer.device_id)
+        assert isinstance(stays, Arrival)
 
     async def test_history_is_newest_first_and_says_when_there_is_more(self, store: Store, writer: Writer) -> None:
         for _ in range(3):

@@ -71,13 +71,14 @@ async def test_a_session_is_told_its_account_and_spaces_and_nothing_is_written(h
     anna = await hub_here.sign_in(accounts, ANNA)
     space_id = await a_space(accounts, anna)
     watched = accounts._store = Watched(hub_here.store)
-    account, spaces, _ = await accounts.ready_facts(anna.device)
-    assert account.account_id == anna.device.account_id
+    (found,) = await accounts.look_up([anna.device.device_id])
+    device, account, spaces, _ = found
+    assert device == anna.device and account.account_id == anna.device.account_id
     assert [space.space_id for space in spaces] == [space_id]
     assert spaces == await hub_here.store.spaces(account.account_id)
-    assert set(watched.calls) == {"account", "spaces"}
+    assert watched.calls == ["arrivals"]
     hub_here.clock.now += DAY
-    await accounts.ready_facts(anna.device)
+    assert await accounts.look_up([anna.device.device_id]) == [found]
     assert await accounts.rights.authenticate(anna.device.device_id) == anna.device
 
 
@@ -112,8 +113,17 @@ async def test_a_session_of_an_account_that_went_is_closed(hub_here):
     anna = await hub_here.sign_in(accounts, ANNA)
     await hub_here.store.delete_account(anna.device.account_id)
     assert await accounts.rights.authenticate(anna.device.device_id) is None
+    assert await accounts.look_up([anna.device.device_id]) == [None]
     with pytest.raises(Closing, match="account_deleted"):
-        await accounts.ready_facts(anna.device)
+        await accounts.enrolled(anna.device)
+
+
+async def test_a_device_that_is_revoked_as_soon_as_it_is_enrolled_is_closed(hub_here, family):
+    device = family.app.device
+    assert (await family.accounts.enrolled(device)).device == device
+    await hub_here.store.revoke(device.account_id, [device.device_id], hub_here.clock.now)
+    with pytest.raises(Closing, match="revoked"):
+        await family.accounts.enrolled(device)
 
 
 async def test_unknown_and_revoked_devices_are_not_authenticated(hub_here):
@@ -248,7 +258,7 @@ async def test_no_device_comes_into_an_account_that_is_stopped(hub_here, family,
     with pytest.raises(Closing, match=closing):
         await enrol(family.accounts, sent, code)
     assert len(await store.devices(account_id)) == 3
-    facts = await family.accounts.ready_facts(family.app.device)
+    (facts,) = await family.accounts.look_up([family.app.device.device_id])
     assert facts.account.closing() == closing
 
 
@@ -256,13 +266,14 @@ async def test_a_device_whose_account_moved_is_looked_up_with_the_key_that_it_mu
     account_id, url = family.app.device.account_id, "wss://new.example.org/v1/ws"
     await hub_here.store.begin_move(account_id, url)
     await hub_here.store.end_move(account_id, hub_here.clock.now)
-    moved = await family.accounts.look_up(family.app.device.device_id)
+    asked = [family.app.device.device_id]
+    (moved,) = await family.accounts.look_up(asked)
     assert (moved.url, moved.device_pk) == (url, pk(family.app.key))
-    assert await family.accounts.look_up(bytes(16)) is None
+    assert await family.accounts.look_up([bytes(16)]) == [None]
     await family.accounts.upkeep(hub_here.clock.now + 180 * DAY)
-    assert await family.accounts.look_up(family.app.device.device_id) is not None
+    assert await family.accounts.look_up(asked) == [moved]
     await family.accounts.upkeep(hub_here.clock.now + 181 * DAY + 1)
-    assert await family.accounts.look_up(family.app.device.device_id) is None
+    assert await family.accounts.look_up(asked) == [None]
 
 
 # --- addresses that the operator lists ---
@@ -435,8 +446,9 @@ async def test_only_a_trusted_device_with_account_scope_of_an_operator_operates(
 
 
 async def test_a_device_with_account_scope_is_told_that_its_account_operates(family, operator):
-    told = [(await family.accounts.ready_facts(p.device)).operator for p in (family.board, family.app, family.stranger)]
-    assert told == [True, False, False]
+    people = (family.board, family.app, family.stranger)
+    found = await family.accounts.look_up([person.device.device_id for person in people])
+    assert [standing.operator for standing in found] == [True, False, False]
 
 
 # --- what is kept for how long ---

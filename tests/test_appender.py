@@ -31,13 +31,27 @@ class Gate(MemoryStore):
         self.open_gate = asyncio.Event()
         self.batches: list[int] = []
         self.broken = False
+        self._through = asyncio.Semaphore(0)
+
+    def let_through(self, count: int) -> None:
+        """So many transactions, and no more."""
+        for _ in range(count):
+            self._through.release()
 
     async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
         self.batches.append(sum(len(append.drafts) for append in appends))
-        await self.open_gate.wait()
+        await self._turn()
         if self.broken:
             raise StoreUnavailable("the disk is gone")
         return await super().append(appends, now)
+
+    async def _turn(self) -> None:
+        ways = [asyncio.ensure_future(self.open_gate.wait()), asyncio.ensure_future(self._through.acquire())]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
 
 
 class Bench:
@@ -84,6 +98,10 @@ async def bench() -> AsyncIterator[Bench]:
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def seqs(bench: Bench) -> list[int]:
+    return [result.answers[0].seq for result in bench.results if isinstance(result, Appended)]
 
 
 def store_of(bench: Bench) -> Gate:
@@ -159,6 +177,129 @@ async def test_a_notice_carries_up_to_128_kib(bench: Bench, surplus: int, inline
     (notice,) = bench.heard
     assert isinstance(notice, HeadMoved) and notice.head == 1
     assert bool(notice.changes) is inline
+
+
+async def test_a_batch_is_handed_out_while_the_next_is_with_the_store(bench: Bench) -> None:
+    store = store_of(bench)
+    bench.submit(bench.person.draft())
+    await turns()
+    bench.submit(bench.person.draft())
+    store.let_through(1)
+    await turns(10)
+    assert store.batches == [1, 1]  # the second is there, and waits
+    assert bench.order == ["answer", "notice"] and seqs(bench) == [1]
+    bench.submit(bench.person.draft())
+    store.let_through(1)
+    await turns(10)
+    assert store.batches == [1, 1, 1] and seqs(bench) == [1, 2]
+    store.open_gate.set()
+    await bench.appender.drain()
+    await turns()
+    assert seqs(bench) == [1, 2, 3] and bench.order == ["answer", "notice"] * 3
+    assert [(notice.after, notice.head) for notice in bench.heard if isinstance(notice, HeadMoved)] == [
+        (0, 1), (1, 2), (2, 3),
+    ]  # fmt: skip
+
+
+async def test_the_store_has_the_next_batch_before_the_one_before_is_answered(bench: Bench) -> None:
+    store = store_of(bench)
+    with_the_store: list[int] = []
+
+    def note(_: object) -> None:
+        with_the_store.append(len(store.batches))
+
+    for _ in range(3):
+        parsed = [Draft(parse_header(sealed), sealed) for sealed in [bench.person.draft()]]
+        person = bench.person
+        bench.appender.submit(Append(person.account_id, person.space_id, person.device_id, parsed), note)
+        await turns()
+        store.let_through(len(store.batches) - 1)
+    store.open_gate.set()
+    await bench.appender.drain()
+    assert with_the_store[0] == 2 and len(with_the_store) == 3
+
+
+async def test_a_store_that_fails_while_a_batch_is_handed_out_costs_the_next_batch_only(bench: Bench) -> None:
+    store = store_of(bench)
+    bench.submit(bench.person.draft())
+    await turns()
+    bench.submit(draft := bench.person.draft())
+    store.let_through(1)
+    await turns(10)
+    store.broken = True
+    store.let_through(1)
+    await bench.appender.drain()
+    await turns()
+    first, second = bench.results
+    assert isinstance(first, Appended) and isinstance(second, StoreUnavailable)
+    assert bench.order == ["answer", "notice", "answer"]
+    store.broken = False
+    store.open_gate.set()
+    bench.submit(draft)
+    await bench.appender.drain()
+    assert seqs(bench) == [1, 2]
+
+
+async def test_a_drain_waits_for_both_batches(bench: Bench) -> None:
+    store = store_of(bench)
+    bench.submit(bench.person.draft())
+    await turns()
+    bench.submit(bench.person.draft())
+    store.let_through(1)
+    drained = asyncio.create_task(bench.appender.drain())
+    await turns(10)
+    assert len(bench.results) == 1 and not drained.done()
+    store.let_through(1)
+    await drained
+    assert len(bench.results) == 2
+
+
+async def test_a_fault_of_the_store_ends_the_appender_loudly_after_the_batch_before_was_answered() -> None:
+    class Faulty(Gate):
+        async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
+            if self.batches:
+                raise ValueError("a fault, not an outage")
+            return await super().append(appends, now)
+
+    store = Faulty()
+    await store.open()
+    person = Person(store)
+    await person.settle()
+    bench = Bench(store, person)
+    task = asyncio.create_task(bench.appender.run())
+    bench.submit(person.draft())
+    await turns()
+    bench.submit(person.draft())
+    store.open_gate.set()
+    with pytest.raises(ValueError, match="a fault"):
+        await task
+    assert seqs(bench) == [1]
+
+
+@pytest.mark.parametrize("handing_out", [True, False])
+async def test_an_appender_that_is_cancelled_leaves_no_task_behind(handing_out: bool) -> None:
+    class NoLife:
+        async def lately(self) -> bytes:
+            return await asyncio.get_running_loop().create_future()
+
+    store = Gate()
+    await store.open()
+    person = Person(store)
+    await person.settle()
+    bench, before = Bench(store, person), asyncio.all_tasks()
+    if handing_out:
+        bench.appender.life = NoLife()  # type: ignore[assignment]
+    task = asyncio.create_task(bench.appender.run())
+    bench.submit(person.draft())
+    await turns()
+    bench.submit(person.draft())
+    store.let_through(1)
+    await turns(10)
+    assert store.batches == [1, 1] and seqs(bench) == [1]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await turns()
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_store_that_fails_is_told_to_everybody_and_the_next_batch_is_tried(bench: Bench) -> None:

@@ -42,8 +42,8 @@ class Told:
         self.outcomes = Counter()
         self.connected = []
 
-    def counted(self, outcome):
-        self.outcomes[outcome] += 1
+    def counted(self, outcome, number):
+        self.outcomes[outcome] += number
 
 
 @contextlib.asynccontextmanager

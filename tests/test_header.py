@@ -110,3 +110,18 @@ def test_the_published_headers_are_read(vector: dict[str, Any]) -> None:
     names = ("collection_id", "record_id", "change_id", "device_id", "base")
     assert {name: getattr(read, name).hex() for name in names} == {name: vector[name] for name in names}
     assert (read.kind, read.counter, read.conditional) == (vector["kind"], vector["counter"], vector["conditional"])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_of_the_first_four_bytes_those_the_protocol_names_pass_and_no_other(place: int) -> None:
+    start = [1, 1, int(Kind.PUT), 0]
+    known: list[set[int]] = [{1}, {1}, {int(kind) for kind in Kind}, {0, 1, 2, 3}]
+    faults = ["unknown version or suite", "unknown version or suite", "unknown kind", "unknown flag"]
+    rest = header(record_id=ZERO_ID, base=ZERO_ID).pack()[4:] + REST
+    for byte in range(256):
+        first = bytes(start[:place]) + bytes([byte]) + bytes(start[place + 1 :])
+        if byte in known[place]:
+            assert parse_header(first + rest).pack() == first + rest[:108]
+        else:
+            with pytest.raises(ValueError, match=faults[place]):
+                parse_header(first + rest)

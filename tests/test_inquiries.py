@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 
 from hub import inquiries as room
 from hub.errors import StoreUnavailable
-from hub.inquiries import DEVICES_PER_QUESTION_MAX, Life, Shared, Stopped
+from hub.inquiries import DEVICES_PER_QUESTION_MAX, Life, Orders, Shared, Stopped, Together
 from hub.store.memory import MemoryStore
 from hub.terms import DeviceId
 from tests.session_rig import person
@@ -92,6 +92,156 @@ async def test_who_gives_up_waiting_does_not_spoil_it_for_the_others() -> None:
     await asyncio.gather(impatient, return_exceptions=True)
     oracle.may_answer.set()
     assert await patient == 1
+
+
+# --- Together ---
+
+
+class Doubler:
+    """Answers each number with its double, when it is let; knows what was asked in one call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.failure: Exception | None = None
+
+    async def ask(self, numbers: Sequence[int]) -> list[int]:
+        self.calls.append(list(numbers))
+        await self.may_answer.wait()
+        if self.failure:
+            raise self.failure
+        return [2 * number for number in numbers]
+
+
+async def test_what_is_asked_within_a_turn_goes_together_and_each_gets_its_own_answer() -> None:
+    doubler = Doubler()
+    together = Together(doubler.ask, at_once_max=100)
+    assert await asyncio.gather(*(together.get(number) for number in range(50))) == list(range(0, 100, 2))
+    assert doubler.calls == [list(range(50))]
+
+
+async def test_while_a_call_is_under_way_the_next_one_collects_itself() -> None:
+    doubler = Doubler()
+    doubler.may_answer.clear()
+    together = Together(doubler.ask, at_once_max=100)
+    first = asyncio.create_task(together.get(1))
+    await turns()
+    later = [asyncio.create_task(together.get(number)) for number in (2, 3)]
+    await turns()
+    assert doubler.calls == [[1]]
+    doubler.may_answer.set()
+    assert await asyncio.gather(first, *later) == [2, 4, 6]
+    assert doubler.calls == [[1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "calls"),
+    [([4, 6], [[4, 6]]), ([4, 7], [[4], [7]]), ([11, 1], [[11], [1]]), ([1] * 11, [[1] * 10, [1]])],
+)
+async def test_a_call_has_no_more_than_its_size_and_at_least_one_question(
+    sizes: list[int], calls: list[list[int]]
+) -> None:
+    doubler = Doubler()
+    together = Together(doubler.ask, at_once_max=10, size=lambda number: number)
+    await asyncio.gather(*(together.get(size) for size in sizes))
+    assert doubler.calls == calls
+
+
+async def test_no_more_calls_are_under_way_than_may_be() -> None:
+    doubler = Doubler()
+    doubler.may_answer.clear()
+    together = Together(doubler.ask, at_once_max=1, calls_max=2)
+    asking = [asyncio.create_task(together.get(number)) for number in range(4)]
+    await turns(10)
+    assert doubler.calls == [[0], [1]]
+    doubler.may_answer.set()
+    assert await asyncio.gather(*asking) == [0, 2, 4, 6]
+
+
+async def test_who_gives_up_a_question_or_fails_at_its_answer_costs_the_others_nothing() -> None:
+    doubler = Doubler()
+    doubler.may_answer.clear()
+    together = Together(doubler.ask, at_once_max=10)
+    impatient, patient = asyncio.create_task(together.get(1)), asyncio.create_task(together.get(2))
+
+    def fails(answer: object) -> None:
+        raise RuntimeError
+
+    together.put(3, fails)
+    await turns()
+    last = asyncio.create_task(together.get(4))
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    doubler.may_answer.set()
+    assert [await patient, await last] == [4, 8]
+
+
+async def test_a_fault_in_a_call_is_told_to_those_in_it_and_the_next_call_is_made() -> None:
+    doubler = Doubler()
+    doubler.failure = RuntimeError("a fault")
+    together = Together(doubler.ask, at_once_max=10)
+    answers = await asyncio.gather(together.get(1), together.get(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError]
+    doubler.failure = None
+    assert await together.get(3) == 6
+
+
+async def test_who_waited_long_when_the_store_fails_waits_for_no_other_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    for after_s, told in ((0.0, 3), (3600.0, 1)):
+        monkeypatch.setattr(room, "GIVEN_UP_AFTER_S", after_s)
+        doubler = Doubler()
+        doubler.may_answer.clear()
+        doubler.failure = StoreUnavailable("away")
+        together = Together(doubler.ask, at_once_max=1)
+        answers: list[object] = []
+        put_all(together, range(3), answers.append)
+        await turns()
+        calls = doubler.calls
+        doubler.may_answer.set()
+        while not answers:
+            await asyncio.sleep(0)
+        assert len(answers) == told and {type(each) for each in answers} == {StoreUnavailable}
+        while len(answers) < 3:
+            await asyncio.sleep(0)
+        assert len(calls) == (1 if told == 3 else 3)
+
+
+async def test_more_questions_than_may_wait_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "WAITING_MAX", 3)
+    doubler = Doubler()
+    together = Together(doubler.ask, at_once_max=10)
+    answers: list[object] = []
+    put_all(together, range(3), answers.append)
+    with pytest.raises(StoreUnavailable):
+        await together.get(3)
+    while len(answers) < 3:
+        await asyncio.sleep(0)
+    assert answers == [0, 2, 4] and doubler.calls == [[0, 1, 2]]
+
+
+def put_all(together: Together[int, int], numbers: Sequence[int], on_done: Callable[[object], None]) -> None:
+    for number in numbers:
+        together.put(number, on_done)
+
+
+# --- Orders ---
+
+
+async def test_the_orders_of_a_thousand_sessions_are_one_call_and_rise() -> None:
+    counts = []
+
+    class Counting(MemoryStore):
+        async def session_orders(self, count: int) -> list[int]:
+            counts.append(count)
+            return await super().session_orders(count)
+
+    store = Counting()
+    await store.open()
+    orders = Orders(store)
+    first = await asyncio.gather(*(orders.next() for _ in range(DEVICES_PER_QUESTION_MAX)))
+    assert first == sorted(set(first)) and await orders.next() > first[-1]
+    assert counts == [DEVICES_PER_QUESTION_MAX, 1]
 
 
 # --- Life ---

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.limiter import CodeLimiter, CodeLimits, SlidingWindow, TokenBucket, Waiting, prefixes_of, wait_within
+from hub.limiter import CodeLimiter, CodeLimits, FrameBudget, SlidingWindow, Waiting, prefixes_of, wait_within
 from hub.store.memory import MemoryStore
-from hub.terms import Span
+from hub.terms import Limits, Span
 
 HOUR, DAY = 3_600.0, 86_400.0
 
@@ -100,25 +100,53 @@ def test_only_so_many_are_known_to_wait_and_those_told_long_ago_are_forgotten():
     assert [waiting.wait(key, 0.0) for key in (b"a", b"b", b"c")] == [60.0, 0.0, 60.0]
 
 
-def test_a_bucket_gives_its_burst_and_then_its_rate():
-    bucket = TokenBucket(2.0, 4.0, now=0.0)
-    assert [bucket.take(0.0) for _ in range(4)] == [0.0] * 4
-    assert bucket.take(0.0) == 0.5
-    assert bucket.take(0.5) == 0.0
-    assert bucket.take(0.5, 2.0) == 1.0
-    assert [bucket.take(100.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
+SMALL = Limits(messages_per_s=2, messages_burst=4, bytes_per_s=100, bytes_burst=1_000)
 
 
-def test_more_than_a_burst_counts_as_the_burst():
-    bucket = TokenBucket(1.0, 4.0, now=0.0)
-    assert bucket.take(0.0, 100.0) == 0.0
-    assert bucket.take(0.0, 100.0) == 4.0
+def test_a_connection_has_its_burst_of_frames_and_then_its_rate():
+    budget = FrameBudget(SMALL, now=0.0)
+    assert [budget.take(0.0, 1) for _ in range(4)] == [0.0] * 4
+    assert budget.take(0.0, 1) == 0.5
+    assert budget.take(0.5, 1) == 0.0
+    assert budget.take(0.5, 1) == 0.5
+    assert [budget.take(100.0, 1) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(("size", "wait_s"), [(600, 0.0), (601, 0.01)])
+def test_a_connection_has_its_burst_of_bytes_and_then_its_rate(size, wait_s):
+    budget = FrameBudget(SMALL, now=0.0)
+    assert budget.take(0.0, 400) == 0.0
+    assert budget.take(0.0, size) == pytest.approx(wait_s)
+
+
+def test_bytes_come_back_at_their_rate_and_never_beyond_the_burst():
+    budget = FrameBudget(SMALL, now=0.0)
+    assert budget.take(0.0, 1_000) == 0.0
+    assert budget.take(1.0, 100) == 0.0
+    assert budget.take(1.0, 100) == 1.0
+    assert budget.take(500.0, 1_000) == 0.0
+    assert budget.take(500.0, 1) == 0.01
+
+
+def test_a_frame_waits_for_the_longer_of_the_two():
+    budget = FrameBudget(SMALL, now=0.0)
+    for _ in range(4):
+        assert budget.take(0.0, 250) == 0.0
+    assert budget.take(0.0, 10) == 0.5
+    assert budget.take(0.0, 200) == 2.0
+
+
+def test_a_frame_of_more_than_the_burst_counts_as_the_burst():
+    budget = FrameBudget(SMALL, now=0.0)
+    assert budget.take(0.0, 100_000) == 0.0
+    assert budget.take(0.0, 100_000) == 10.0
 
 
 def test_a_clock_that_goes_back_gives_nothing_away():
-    bucket = TokenBucket(1.0, 2.0, now=100.0)
-    bucket.take(100.0, 2.0)
-    assert bucket.take(50.0) == 1.0
+    budget = FrameBudget(SMALL, now=100.0)
+    assert budget.take(100.0, 1_000) == 0.0
+    assert budget.take(50.0, 100) == 1.0
+    assert budget.take(100.0, 100) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,14 @@ def test_two_hubs_in_one_process_do_not_share_numbers():
     one, other = Metrics(), Metrics()
     one.pages.add()
     assert (one.pages.get(), other.pages.get()) == (1, 0)
+
+
+def test_many_numbers_at_once_are_counted_as_one_by_one() -> None:
+    one_by_one, at_once = Histogram("a", "A.", (1.0, 2.0)), Histogram("a", "A.", (1.0, 2.0))
+    numbers = [0.5, 1.0, 1.5, 2.0, 2.5, 1.0]
+    for number in numbers:
+        one_by_one.observe(number)
+    at_once.observe_all(numbers[:4])
+    at_once.observe_all(numbers[4:])
+    at_once.observe_all([])
+    assert list(at_once.lines()) == list(one_by_one.lines()) and at_once.get() == (6, 8.5)

@@ -156,7 +156,7 @@ async def test_a_device_on_probation_destroys_nothing_and_changes_nothing(hub_he
         assert await refused(verb()) == "probation", name
     assert await hub_here.told() == []
     assert len(await hub_here.store.devices(family.app.device.account_id)) == 3
-    account, spaces, _ = await family.accounts.ready_facts(family.app.device)
+    ((_, account, spaces, _),) = await family.accounts.look_up([family.app.device.device_id])
     assert account.deleted_at is None and [s.deleted_at for s in spaces] == [None]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nacl.signing import SigningKey
@@ -310,6 +311,66 @@ async def test_a_device_that_does_not_read_costs_only_itself(place: Place) -> No
     assert peer.session.queued_bytes <= place.hub.server.limits.queued_bytes_max
     slow.socket.transport.resume_reading()  # type: ignore[union-attr]
     assert [change.seq for change in await slow.changes(rounds)] == list(range(1, rounds + 1))
+
+
+async def test_a_fault_in_one_session_ends_that_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone = await anna(place)
+    laptop = await second_device(place, phone)
+    peer = next(p for p in place.hub.server._peers if p.device_id == phone.device_id)
+
+    def stumble(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(peer, "session", Stumbling(peer.session, stumble))
+    await phone.say(m.ListDevices(5))
+    assert await phone.closing() == 1011
+    assert await laptop.ask(m.ListDevices(6), m.DeviceList)
+    assert peer not in place.hub.server._peers
+
+
+class Stumbling:
+    """A session that cannot take a frame."""
+
+    def __init__(self, session: Any, received: Any) -> None:
+        self._session = session
+        self.received = received
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+async def test_frames_behind_ready_wait_until_the_bus_is_followed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = await anna(place)
+    gate, join = asyncio.Event(), place.hub.server.fanout.join
+
+    async def late(*member: Any) -> None:
+        await gate.wait()
+        await join(*member)
+
+    monkeypatch.setattr(place.hub.server.fanout, "join", late)
+    await wire.greet()
+    await wire.say(m.Auth(wire.proof()))
+    await wire.say(m.ListDevices(5))
+    await wire.hear(m.Ready)
+    (peer,) = [p for p in place.hub.server._peers if p.device_id == wire.device_id and p._joining]
+    async with asyncio.timeout(5):
+        while not peer._socket._rest:
+            await asyncio.sleep(0.001)
+    gate.set()
+    assert (await wire.hear(m.DeviceList)).request == 5
+
+
+async def test_an_idle_session_is_one_task(place: Place) -> None:
+    phone = await anna(place)
+    tasks = len(asyncio.all_tasks())
+    others = [await second_device(place, phone) for _ in range(3)]
+    for other in others:
+        await other.follow()
+    async with asyncio.timeout(5):
+        while len(asyncio.all_tasks()) > tasks + len(others):
+            await asyncio.sleep(0.01)
 
 
 # --- signals ---

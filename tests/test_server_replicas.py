@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Collection
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -13,9 +14,10 @@ from websockets.exceptions import ConnectionClosed
 from hub import server as room
 from hub.fanout import COMPARING_AT_ONCE_MAX
 from hub.http import PING_FRESH_S
-from hub.store import Append, CollectionState, Draft
+from hub.services import PAGE_CALLS_MAX
+from hub.store import Append, Draft, Page, PageOf
 from hub.store.memory import MemoryStore
-from hub.terms import ZERO_ID, CollectionId, DeviceId, Kind, Policy, SpaceId
+from hub.terms import ZERO_ID, CollectionKey, DeviceId, Kind, Policy, Seq
 from hub.wire import messages as m
 from hub.wire.header import parse_header
 from tests.hub_rig import COLLECTION, Wire
@@ -79,10 +81,10 @@ async def test_of_sockets_that_open_at_the_same_moment_exactly_one_stays(line: L
     class Hesitant(MemoryStore):
         """Gives an order at once, and the answer some time later."""
 
-        async def session_order(self) -> int:
-            order = await super().session_order()
+        async def session_orders(self, count: int) -> list[int]:
+            orders = await super().session_orders(count)
             await asyncio.sleep(random.uniform(0, 0.02))
-            return order
+            return orders
 
     store = Hesitant()
     await store.open()
@@ -167,14 +169,11 @@ async def test_a_storm_of_lost_notices_is_no_storm_on_the_store(line: Line) -> N
         under_way, most, asked = 0, 0, 0
         slow = False
 
-        async def states(
-            self,
-            account_id: bytes,
-            space_id: SpaceId,
-            device_id: DeviceId,
-            collection_ids: Collection[CollectionId] | None,
-        ) -> list[CollectionState]:
-            return await self._counted(super().states(account_id, space_id, device_id, collection_ids))
+        async def heads(self, keys: Sequence[CollectionKey]) -> list[Seq]:
+            return await self._counted(super().heads(keys))
+
+        async def read_each(self, asked: Sequence[PageOf], *, changes_max: int, bytes_max: int) -> list[Page]:
+            return await self._counted(super().read_each(asked, changes_max=changes_max, bytes_max=bytes_max))
 
         async def stopped_among(self, device_ids: Collection[DeviceId]) -> dict[DeviceId, str]:
             return await self._counted(super().stopped_among(device_ids))
@@ -202,9 +201,9 @@ async def test_a_storm_of_lost_notices_is_no_storm_on_the_store(line: Line) -> N
         for wire in wires:
             await wire.changes(1)
         assert asyncio.get_running_loop().time() - started < 2
-        # A few compare at once, and one question is about revocations of many.
-        assert 2 <= store.most <= COMPARING_AT_ONCE_MAX + 1
-        assert 100 <= store.asked <= 200
+        # A few compare at once, and put each question together: one about heads, one about who is stopped.
+        assert 2 <= store.most <= 2 + PAGE_CALLS_MAX
+        assert 2 * len(people) / COMPARING_AT_ONCE_MAX <= store.asked <= len(people)
         for wire in wires:
             await wire.hang_up()
 
@@ -332,7 +331,7 @@ async def test_who_connects_while_the_store_is_away_is_asked_to_come_back(store:
         await wire.hang_up()
 
 
-@pytest.mark.parametrize("question", ["session_order", "stopped_among"])
+@pytest.mark.parametrize("question", ["session_orders", "stopped_among"])
 async def test_a_session_that_cannot_be_counted_in_is_asked_to_come_back(
     store: MemoryStore, line: Line, question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +359,7 @@ async def test_a_session_that_cannot_be_counted_in_is_asked_to_come_back(
 
 async def test_a_session_that_ends_while_it_is_counted_in_leaves_nothing_behind(line: Line) -> None:
     class Stuck(MemoryStore):
-        async def session_order(self) -> int:
+        async def session_orders(self, count: int) -> list[int]:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -375,6 +374,45 @@ async def test_a_session_that_ends_while_it_is_counted_in_leaves_nothing_behind(
         await asyncio.gather(hub.server.close(), wire.closing())
         assert asyncio.get_running_loop().time() - started < 1
         assert hub.server.fanout.device_ids() == set()
+
+
+# --- many at once ---
+
+
+async def test_a_hundred_devices_that_come_at_once_cost_few_calls_and_each_gets_its_own_answers(line: Line) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(name: str) -> Callable[..., Awaitable[object]]:
+        async def call(self: MemoryStore, *asked: object, **bounds: object) -> object:
+            calls[name] += 1
+            return await getattr(MemoryStore, name)(self, *asked, **bounds)
+
+        return call
+
+    many = ("arrivals", "session_orders", "stopped_among", "states_of", "witnesses_of")
+    Counting = type("Counting", (MemoryStore,), {name: counted(name) for name in (*many, "read_each", "heads")})
+    store = Counting()
+    await store.open()
+    people = [await settled(store) for _ in range(100)]
+    for person in people:
+        await append_directly(store, person)
+    async with replica(store, line) as hub:
+        calls.clear()
+        wires = await asyncio.gather(*(follows(hub, person) for person in people))
+        for person, wire in zip(people, wires, strict=True):
+            (change,) = await wire.changes(1)
+            assert parse_header(change.sealed).device_id == person.device_id
+        assert all(1 <= calls[name] <= len(people) / 2 for name in many), calls
+        assert 1 <= calls["read_each"] <= len(people) / 2
+        for wire in wires:
+            await wire.ask(m.Ping(), m.Pong)
+        pings = calls["heads"]
+        await asyncio.gather(*(wire.say(m.Ping()) for wire in wires))
+        heads = [(await wire.hear(m.Pong)).heads for wire in wires]
+        assert [[head.head for head in each] for each in heads] == [[1]] * len(people)
+        assert 1 <= calls["heads"] - pings <= len(people) / 2
+        for wire in wires:
+            await wire.hang_up()
 
 
 # --- a log that was restored under a running hub ---

@@ -12,7 +12,7 @@ from nacl.signing import SigningKey
 
 from hub import signing
 from hub.bus import AccountChanged, DevicesRevoked, HeadMoved, SessionOpened, Signalled, Witnessed
-from hub.effects import AppendDrafts, EnrolDevice, Known, ReadPage, ReadStates, ReadWitnesses
+from hub.effects import AppendDrafts, EnrolDevice, Known, ReadHeads, ReadPage, ReadStates, ReadWitnesses
 from hub.errors import CLOSINGS, Refusal, StoreUnavailable
 from hub.session import ASKS_IN_FLIGHT_MAX, LEAVE_WITHIN_S, READ_AGAIN_AFTER_S_MAX
 from hub.store import Append, Draft
@@ -146,6 +146,22 @@ async def test_hello_and_auth_have_their_time(stage: str) -> None:
     if stage == "greeted":
         await rig.greet()
         within = POLICY.auth_within_s
+    rig.wait(within - 0.01)
+    assert rig.closed is None
+    rig.wait(0.02)
+    assert rig.closed and rig.closed.name == "too_slow"
+
+
+@pytest.mark.parametrize(
+    ("looked_up_after", "within"), [(1.0, POLICY.auth_within_s - 1.0), (60.0, POLICY.hello_within_s)]
+)
+async def test_the_time_a_look_up_takes_is_not_the_devices(looked_up_after: float, within: float) -> None:
+    rig = Rig(await person())
+    hello = m.Hello(v=[1], device_id=rig.person.device_id, client_nonce=secrets.token_bytes(32))
+    rig.take(rig.session.received(encode(hello), rig.now))
+    rig.wait(looked_up_after)
+    assert rig.closed is None
+    await rig.answer()
     rig.wait(within - 0.01)
     assert rig.closed is None
     rig.wait(0.02)
@@ -361,6 +377,33 @@ async def test_a_ping_from_the_device_is_answered_with_heads() -> None:
     assert isinstance(pong, m.Pong) and len(pong.heads) == 1
 
 
+@pytest.mark.parametrize(
+    ("ready_at", "pinged_at"),
+    [(1_000.0, 1_025.0), (1_000.001, 1_025.0), (1_000.499, 1_025.0), (1_000.5, 1_025.5), (1_000.999, 1_025.5)],
+)
+async def test_pings_fall_on_whole_ticks_of_the_clock(ready_at: float, pinged_at: float) -> None:
+    rig = Rig(await person())
+    rig.now = ready_at
+    await rig.ready()
+    rig.wait(pinged_at - ready_at - 0.001)
+    assert not any(isinstance(message, m.Ping) for message in rig.sent)
+    rig.wait(0.001)
+    assert isinstance(rig.sent[-1], m.Ping)
+    await rig.say(m.Pong())
+    assert rig.session.timer() == pinged_at + rig.limits.heartbeat_s
+
+
+@pytest.mark.parametrize(("fired_at", "due"), [(1_025.003, 1_050.0), (1_025.499, 1_050.0), (1_031.7, 1_056.5)])
+async def test_a_ping_that_fires_late_by_less_than_a_tick_does_not_put_off_the_next(
+    fired_at: float, due: float
+) -> None:
+    rig = await Rig(await person()).ready()
+    rig.now = fired_at  # it was due at 1,025
+    rig.take(rig.session.timer_fired(rig.now))
+    await rig.say(m.Pong())
+    assert rig.session.timer() == due
+
+
 async def test_a_device_that_does_not_answer_the_ping_is_closed() -> None:
     rig = await Rig(await person()).ready()
     rig.wait(rig.limits.heartbeat_s + POLICY.pong_within_s - 0.1)
@@ -549,7 +592,7 @@ async def test_a_session_that_is_not_ready_compares_nothing() -> None:
     assert rig.session.compare(rig.now) == [] and rig.session.ask_witness() is None
 
 
-@pytest.mark.parametrize("question", [ReadPage, ReadStates, ReadWitnesses])
+@pytest.mark.parametrize("question", [ReadPage, ReadHeads, ReadWitnesses])
 async def test_what_the_store_left_unanswered_is_asked_again_until_it_answers(question: type) -> None:
     someone = await person()
     rig = await Rig(someone).enter()
@@ -640,6 +683,23 @@ async def test_a_device_that_takes_nothing_for_30_seconds_is_closed() -> None:
     assert rig.closed is None
     rig.take(rig.session.received(encode(m.Pong()), rig.now))
     rig.wait(POLICY.stalled_within_s - await_ping + 0.2)
+    assert rig.closed and rig.closed.name == "slow_consumer"
+
+
+async def test_a_device_that_takes_a_little_has_another_30_seconds() -> None:
+    rig = await Rig(await person(), Limits(queued_bytes_max=2_000, messages_burst=10_000)).ready()
+    while rig.session.queued_bytes <= 1_000:
+        rig.take(rig.session.received(b"\x82\xa4type\xa1x\xa7request\x01", rig.now))
+    for _ in range(2):
+        rig.wait(20.0)
+        rig.take(rig.session.received(encode(m.Pong()), rig.now))
+        rig.take(rig.session.sent(1, rig.now))
+        assert rig.closed is None and rig.session._is_paused()
+    for _ in range(2):
+        rig.wait(14.9)
+        rig.take(rig.session.received(encode(m.Pong()), rig.now))
+    assert rig.closed is None
+    rig.wait(0.3)
     assert rig.closed and rig.closed.name == "slow_consumer"
 
 

@@ -94,7 +94,7 @@ async def test_old_keys_and_wrong_proofs_are_noticed():
     (refused,) = await rig.say(m.Enter(1, [m.SpaceProof(space_id, 0, bytes(64))]))
     assert refused.code == "bad_space_proof" and rig.noticed == [Noticed("proof_refused", space_id)]
     newer = replace_epoch(await rig.person.store.spaces(rig.person.account_id))
-    rig.session._known = rig.session._known._replace(spaces=newer)
+    rig.session._spaces = newer
     (refused,) = await rig.say(m.Enter(2, [m.SpaceProof(space_id, 0, rig.space_proof())]))
     assert refused.code == "stale_key_epoch" and rig.noticed[1:] == [Noticed("key_refused", space_id)]
 

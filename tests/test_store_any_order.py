@@ -180,6 +180,7 @@ class SameAnswers(RuleBasedStateMachine):
         bounds = {"changes_max": changes_max, "bytes_max": bytes_max}
         self.both(lambda store: everywhere(lambda key: store.read(key, after, live_only=False, **bounds)))
         self.both(lambda store: everywhere(lambda key: store.read(key, after, live_only=True, **bounds)))
+        self.both(lambda store: store.heads(KEYS))
 
     @rule(record=records, before=st.integers(0, 12), limit=st.integers(1, 3))
     def read_history(self, record: bytes, before: int, limit: int) -> None:

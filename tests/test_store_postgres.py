@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import random
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from hub.errors import Refusal, StoreUnavailable
-from hub.store import Account, Answer, Appended, Happening, SchemaTooNew, SchemaTooOld, Store, Terms
+from hub.store import (
+    Account,
+    Answer,
+    Append,
+    Appended,
+    Happening,
+    PageOf,
+    SchemaTooNew,
+    SchemaTooOld,
+    StatesOf,
+    Store,
+    Terms,
+)
 from hub.store.postgres import MIGRATIONS, Migration, PostgresStore, migrate
 from hub.store.postgres import calls as calls_room
 from hub.store.postgres import pool as pool_room
-from hub.store.postgres.batch import Batch
-from hub.store.postgres.log import APPEND, HISTORY, READ, READ_LIVE, STATES, WITNESSES
+from hub.store.postgres.batch import APPEND, COUNTER_MAX, Batch
+from hub.store.postgres.log import HISTORY, READ, READ_LIVE, STATES, WITNESSES
 from hub.store.postgres.operators import ADD_ENTRY
 from hub.terms import Kind, Limits
 from tests.services import FaultProxy, Postgres, postgres, standby, url_of_any
@@ -667,26 +680,29 @@ async def test_what_grows_is_in_partitions_that_keep_bodies_outside_and_uncompre
             " from pg_inherits join pg_class as part on part.oid = inhrelid join pg_class as parent on"
             " parent.oid = inhparent where parent.relkind = 'p' group by parent.relname"
         )
-        assert {(row["whole"], row["count"]) for row in parts} == {(table, 16) for table in PARTITIONED}
+        assert {(row["whole"], row["count"]) for row in parts} == {
+            (table, 4 if table == "change" else 2) for table in PARTITIONED
+        }
         filled = {row["whole"] for row in parts if row["options"] == ["{fillfactor=70}"]}
         assert filled == {"space", "collection", "counter"}
         storage = await db.fetch(
             "select relname, attstorage from pg_attribute join pg_class on attrelid = pg_class.oid"
             " where attname = 'sealed' and relkind in ('r', 'p')"
         )
-        assert len(storage) == 2 * 17 and {bytes(row["attstorage"]) for row in storage} == {b"e"}
+        assert len(storage) == 5 + 3 and {bytes(row["attstorage"]) for row in storage} == {b"e"}
 
 
-async def test_every_key_of_what_grows_begins_with_the_account(url: str) -> None:
+async def test_every_key_of_what_grows_has_the_account_in_it(url: str) -> None:
     """So that the tables can be spread over machines by account."""
     async with connected(url) as db:
         keys = await db.fetch(
-            "select relname, pg_get_indexdef(indexrelid, 1, true) as first from pg_index join pg_class on"
+            "select relname, (select attnum from pg_attribute where attrelid = indrelid"
+            " and attname = 'account_id') = any(indkey::int2[]) as has from pg_index join pg_class on"
             " indrelid = pg_class.oid where indisunique and relname = any($1)",
             list(PARTITIONED),
         )
         assert {row["relname"] for row in keys} == set(PARTITIONED)
-        assert {row["first"] for row in keys} == {"account_id"}
+        assert all(row["has"] for row in keys)
         references = await db.fetch(
             "select conrelid::regclass::text, confrelid::regclass::text, pg_get_constraintdef(oid) as text"
             " from pg_constraint where contype = 'f' and conparentid = 0"
@@ -755,7 +771,7 @@ async def test_every_look_at_the_log_is_by_index(url: str, store: PostgresStore)
     indexes = {
         "read": "pkey",
         "read live": "account_id_collection_seq_idx",
-        "history": "account_id_collection_record_id_seq_idx",
+        "history": "collection_record_id_account_id_seq_idx",
         "compact": "replaced_at_idx",
         "purge": "account_id_collection_seq_idx1",
         "delete": "pkey",
@@ -764,6 +780,59 @@ async def test_every_look_at_the_log_is_by_index(url: str, store: PostgresStore)
     for name, index in indexes.items():
         assert index in plans[name], f"{name}: {plans[name]}"
     assert max(float(rows) for rows in re.findall(r"rows=([\d.]+)", plans["read"])) == 101, plans["read"]
+
+
+async def test_an_append_finds_its_rows_by_their_keys_also_with_plans_made_for_empty_tables(
+    url: str, store: PostgresStore
+) -> None:
+    """Plans are made once on a connection: what is the shortest way through a table of one row must not be its way."""
+    writers = [await new_writer(store) for _ in range(5)]
+    said: list[str] = []
+    async with as_the_hub(url) as db:
+        await db.execute("vacuum analyze")
+        db.add_log_listener(lambda _, message: said.append(message.message))
+        await db.execute(
+            "load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+            " set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set auto_explain.log_timing = off"
+        )
+        for _ in range(2):
+            said.clear()
+            await append_in(db, *(each.request(each.draft(1), each.draft(1), each.draft(2)) for each in writers))
+    plans = "\n".join(said)
+    assert "Rows Removed by Join Filter" not in plans
+    for table in ("collection", "change", "counter", "space"):
+        assert f"Tid Scan on {table}_" in plans
+        assert f"Seq Scan on {table}_" not in plans
+    assert "account_id_space_id_collection_id_idx on collection_" in plans
+    assert "collection_record_id_account_id_seq_idx on change_" in plans
+    assert "account_id_collection_seq_idx on change_" not in plans
+    for each in writers:
+        assert await each.seqs(live_only=True) == [5, 6]
+
+
+async def test_an_append_moves_what_is_its_own_and_nothing_at_the_same_place_of_another_partition(
+    url: str, store: PostgresStore
+) -> None:
+    writers = [await new_writer(store) for _ in range(8)]
+    for _ in range(3):
+        some = random.sample(writers, 4)
+        batch = [each.request(*(each.draft(record) for record in range(size))) for size, each in enumerate(some, 1)]
+        results = await store.append(batch, NOW)
+        assert all(answer.seq for result in results for answer in result.answers)
+    moved = """
+        select (select sum(head) from collection), (select sum(last) from counter),
+               (select count(*) from change where replaced_at is not null),
+               (select sum(used_bytes) from space)
+    """
+    told = """
+        select count(*), count(*), count(*) - count(distinct (collection, record_id)), sum(length(sealed)) from change
+    """
+    per_log = (
+        "select count(*) from collection as c where head <> (select count(*) from change where collection = number)"
+    )
+    async with connected(url) as db:
+        assert list(await db.fetchrow(moved)) == list(await db.fetchrow(told))
+        assert await db.fetchval(per_log) == 0
 
 
 async def test_an_append_is_one_round_trip_and_a_full_batch_too(writer: Writer, url: str) -> None:
@@ -1282,7 +1351,7 @@ async def a_whole_life(store: PostgresStore) -> None:
     await store.ping()
     await store.renew_incarnation()
     assert await store.claim("secrets", b"mine") == b"mine"
-    assert await store.session_order() < await store.session_order()
+    assert await store.session_orders(1) < await store.session_orders(1)
     await store.remember("backup", b"today")
     assert await store.recall("backup") == b"today"
     assert await store.spend([a_charge(b"anna", (1, 60))], NOW) == 0
@@ -1301,6 +1370,12 @@ async def a_whole_life(store: PostgresStore) -> None:
         await writer.put()
     assert await store.put_witness(writer.key(), writer.device_id, 1, b"w")
     assert await store.witnesses(writer.key()) == [(writer.device_id, b"w")]
+    assert await store.arrivals([device.device_id, new_id()]) != [None, None]
+    assert await store.heads([writer.key()]) == [3]
+    assert await store.states_of([StatesOf(account_id, space.space_id, device.device_id, [writer.key().collection_id])])
+    for live_only in (False, True):
+        assert await store.read_each([PageOf(writer.key(), 0, live_only)], changes_max=9, bytes_max=9_999)
+    assert await store.witnesses_of([writer.key()]) == [[(writer.device_id, b"w")]]
     assert await store.compact(NOW + 1, 100) >= 2
     await writer.delete()
     await writer.purge(4)
@@ -1376,6 +1451,7 @@ async def test_the_functions_find_their_tables_whatever_the_caller_looks_through
 
 # --- versions ---------------------------------------------------------------------------------------
 
+KNOWN = 1 + len(MIGRATIONS)
 NEXT = (
     *MIGRATIONS,
     Migration(
@@ -1402,19 +1478,21 @@ async def has(url: str, relation: str) -> bool:
         return await db.fetchval("select to_regclass($1) is not null", relation)
 
 
-# What the hub of version 1 said to the database.
-APPEND_OF_1 = APPEND.replace("append_all", "append_batch")
-OLD_SCHEMA = Path(__file__).parent / "schemas/postgres_1.sql"
+# What the hubs of older versions said to the database.
+_OF_2 = ", ".join(f"${number}" for number in range(1, 28))
+APPEND_OF = {1: f"select * from append_batch({_OF_2})", 2: f"select * from append_all({_OF_2})"}
+OLD_SCHEMAS = Path(__file__).parent / "schemas"
 LOOKS = (
     # columns, with their types, defaults and storage, in their order
     "select c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage::text,"
     " pg_get_expr(d.adbin, d.adrelid) from pg_attribute as a join pg_class as c on c.oid = a.attrelid"
     " left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum"
-    " where c.relnamespace = 'public'::regnamespace and a.attnum > 0 and not a.attisdropped",
-    # tables, partitions, indexes and sequences
-    "select relname, relkind::text, reloptions::text, pg_get_expr(relpartbound, oid) from pg_class"
-    " where relnamespace = 'public'::regnamespace",
-    "select indexdef from pg_indexes where schemaname = 'public'",
+    " where c.relnamespace = 'public'::regnamespace and a.attnum > 0 and not a.attisdropped and not relispartition",
+    # tables, indexes and sequences; of partitions an older database keeps as many as it was made with
+    "select relname, relkind::text, reloptions::text from pg_class"
+    " where relnamespace = 'public'::regnamespace and not relispartition",
+    "select pg_get_indexdef(oid) from pg_class where relkind in ('i', 'I') and not relispartition"
+    " and relnamespace = 'public'::regnamespace",
     "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint"
     " where connamespace = 'public'::regnamespace and contype <> 'n' and conparentid = 0",
     "select proname, pg_get_function_arguments(oid), pg_get_function_result(oid) from pg_proc"
@@ -1430,18 +1508,48 @@ async def looks(url: str) -> list[list[str]]:
         return [sorted(repr(tuple(row)) for row in await db.fetch(query)) for query in LOOKS]
 
 
-async def make_version_1(url: str) -> None:
-    """A database as the hub of schema version 1 made it."""
-    await execute(url, "set search_path = public, pg_temp; " + OLD_SCHEMA.read_text("utf-8"))
-    values = "('schema_version', '1'), ('schema_compatible', '1'), ('incarnation', $1), ('tag_generation', '0')"
+async def make_version(version: int, url: str) -> None:
+    """A database as the hub of an older schema version made it."""
+    text = (OLD_SCHEMAS / f"postgres_{version}.sql").read_text("utf-8")
+    await execute(url, "set search_path = public, pg_temp; " + text)
+    values = "('schema_version', $1), ('schema_compatible', $1), ('incarnation', $2), ('tag_generation', '0')"
     async with connected(url) as db:
-        await db.execute(f"insert into hub (key, value) values {values}", new_id())
+        await db.execute(f"insert into hub (key, value) values {values}", b"%d" % version, new_id())
 
 
-async def test_a_migrated_database_is_the_same_as_a_new_one(pg_server: Postgres, empty_url: str) -> None:
-    await make_version_1(empty_url)
+def arguments_of_2(requests: Sequence[Append]) -> list[Any]:
+    """What hubs of versions 1 and 2 said of requests that are each of another account, and into its notes."""
+    places = list(range(1, len(requests) + 1))
+    lasts = list(itertools.accumulate(len(each.drafts) for each in requests))
+    drafts = [(place, draft) for place, each in zip(places, requests, strict=True) for draft in each.drafts]
+    headers = [draft.header for _, draft in drafts]
+    return [
+        [each.account_id for each in requests],
+        *([each.device_id for each in requests], places),
+        *([each.space_id for each in requests], places),
+        *([NOTES for _ in requests], places),
+        *(places, places, places, places),
+        *([last - len(each.drafts) + 1 for last, each in zip(lasts, requests, strict=True)], lasts),
+        [each.atomic for each in requests],
+        [place for place, _ in drafts],
+        [header.kind for header in headers],
+        [header.conditional for header in headers],
+        [header.record_id for header in headers],
+        [header.change_id for header in headers],
+        [header.counter for header in headers],
+        [header.base for header in headers],
+        [min(header.upto, COUNTER_MAX) for header in headers],
+        [draft.sealed for _, draft in drafts],
+        *(NOW, int(NOW * 1000), 1_000, NO_BOUND),
+    ]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_migrated_database_is_the_same_as_a_new_one(pg_server: Postgres, empty_url: str, version: int) -> None:
+    await make_version(version, empty_url)
     assert await migrate(empty_url, post=True) == (
-        "the database was brought from schema version 1 to 2; what hubs older than schema version 2 needed was removed"
+        f"the database was brought from schema version {version} to {KNOWN};"
+        f" what hubs older than schema version {KNOWN} needed was removed"
     )
     new_url = await new_database(pg_server)
     await migrate(new_url)
@@ -1452,8 +1560,9 @@ async def test_a_migrated_database_is_the_same_as_a_new_one(pg_server: Postgres,
         await drop_database(pg_server, new_url)
 
 
-async def test_the_half_before_only_adds(empty_url: str) -> None:
-    await make_version_1(empty_url)
+@pytest.mark.parametrize("version", [1, 2])
+async def test_the_half_before_only_adds(empty_url: str, version: int) -> None:
+    await make_version(version, empty_url)
     before = await looks(empty_url)
     await migrate(empty_url)
     after = await looks(empty_url)
@@ -1461,29 +1570,54 @@ async def test_the_half_before_only_adds(empty_url: str) -> None:
         assert set(looked) <= set(found)
 
 
-async def test_an_older_hub_goes_on_beside_a_newer_one(empty_url: str) -> None:
-    await make_version_1(empty_url)
+@pytest.mark.parametrize("post", [False, True])
+async def test_a_migrated_database_lives_a_whole_life(empty_url: str, post: bool) -> None:
+    """It has more partitions than a new one."""
+    await make_version(2, empty_url)
+    await migrate(empty_url, post=post)
+    async with opened(empty_url) as store:
+        await a_whole_life(store)
+        writers = [await new_writer(store) for _ in range(9)]
+        for number in range(3):
+            base = writers[0].draft(2, base=bytes(16)) if number == 0 else writers[0].draft(2)
+            requests = [writers[0].request(base), *(each.request(each.draft(1)) for each in writers[1:])]
+            assert [each.answers for each in await store.append(requests, NOW)] == [[Answer(number + 1)]] * 9
+        for each in writers:
+            assert await each.seqs(live_only=True) == [3] and await each.seqs() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_hub_goes_on_beside_a_newer_one(empty_url: str, version: int) -> None:
+    await make_version(version, empty_url)
     async with opened(empty_url) as store, as_the_hub(empty_url) as old:
         writers = [await new_writer(store) for _ in range(4)]
         plain, suspended, moving, gone = writers
         await store.suspend(suspended.account_id, NOW)
-        with pytest.raises(Refusal, match="older hub"):
-            await store.begin_move(moving.account_id, THERE)
+        if version == 1:
+            with pytest.raises(Refusal, match="older hub"):
+                await store.begin_move(moving.account_id, THERE)
         await old.execute("update account set moving_to = $2 where account_id = $1", moving.account_id, THERE)
         await store.revoke(gone.account_id, [gone.device_id], NOW)
         requests = [writer.request(writer.draft(), writer.draft(2, kind=Kind.DELETE)) for writer in writers]
-        batch = Batch(requests)
-        row = await old.fetchrow(APPEND_OF_1, *batch.arguments(NOW, 1_000, NO_BOUND))
-        assert row["alive"] == [True, True, True, False]
-        assert row["codes"] == [None, None, *["quota_exceeded"] * 4, None, None]
-        assert row["seqs"] == [1, 2, *[0] * 6]
+        row = await old.fetchrow(APPEND_OF[version], *arguments_of_2(requests))
+        if version == 1:
+            assert row["alive"] == [True, True, True, False]
+            assert row["codes"] == [None, None, *["quota_exceeded"] * 4, None, None]
+        else:
+            assert row["closings"] == [None, "suspended", "moving", "revoked"]
+            assert row["codes"] == [None] * 8
+        assert row["seqs"] == [1, 2, *[0] * 6] and row["used_before"] == [0] * 4
+        assert row["mores"] == [*(len(draft.sealed) for draft in requests[0].drafts), *[None] * 6]
         assert await plain.seqs() == [1, 2]
         assert await suspended.seqs() == await moving.seqs() == await gone.seqs() == []
         assert await plain.answer(plain.draft()) == Answer(3)
+        stale = [plain.request(plain.draft(base=new_id()))]
+        row = await old.fetchrow(APPEND_OF[version], *arguments_of_2(stale))
+        assert row["codes"] == ["conflict"] and row["newest_seqs"] == [3]
         await old_hub_deletes(old, store, plain)
         await migrate(empty_url, post=True)
         with pytest.raises(asyncpg.UndefinedFunctionError):
-            await old.fetchrow(APPEND_OF_1, *batch.arguments(NOW, 1_000, NO_BOUND))
+            await old.fetchrow(APPEND_OF[version], *arguments_of_2(stale))
         assert await store.begin_move(suspended.account_id, THERE)
 
 
@@ -1514,13 +1648,12 @@ async def test_two_versions_run_together_between_pre_and_post(empty_url: str) ->
             await a_whole_life(old)
             async with opened(empty_url) as another_old:
                 await another_old.ping()
-            assert await migrate(empty_url, migrations=NEXT) == "the database is at schema version 3; nothing to do"
+            there = f"the database is at schema version {KNOWN + 1}; nothing to do"
+            assert await migrate(empty_url, migrations=NEXT) == there
             said = await migrate(empty_url, post=True, migrations=NEXT)
-            assert said == "what hubs older than schema version 3 needed was removed"
+            assert said == f"what hubs older than schema version {KNOWN + 1} needed was removed"
             assert not await has(empty_url, "spent_by_age")
-            assert await migrate(empty_url, post=True, migrations=NEXT) == (
-                "the database is at schema version 3; nothing to do"
-            )
+            assert await migrate(empty_url, post=True, migrations=NEXT) == there
             assert await writer.seqs() == [1, 2, 3, 4, 5]
     with pytest.raises(SchemaTooNew, match="Start the newer hub"):
         await PostgresStore(empty_url).open()
@@ -1529,7 +1662,7 @@ async def test_two_versions_run_together_between_pre_and_post(empty_url: str) ->
 
 
 async def test_four_new_replicas_at_once_migrate_once(empty_url: str) -> None:
-    assert await migrate(empty_url) == "the database was made, at schema version 2"
+    assert await migrate(empty_url) == f"the database was made, at schema version {KNOWN}"
     stores = [PostgresStore(empty_url, migrations=NEXT) for _ in range(4)]
     await asyncio.gather(*(store.open() for store in stores))
     await asyncio.gather(*(store.close() for store in stores))
@@ -1537,7 +1670,7 @@ async def test_four_new_replicas_at_once_migrate_once(empty_url: str) -> None:
 
 
 async def test_a_new_database_is_what_all_migrations_lead_to(empty_url: str) -> None:
-    assert await migrate(empty_url, migrations=NEXT) == "the database was made, at schema version 3"
+    assert await migrate(empty_url, migrations=NEXT) == f"the database was made, at schema version {KNOWN + 1}"
     assert "note" in await columns_of(empty_url, "invite") and not await has(empty_url, "spent_by_age")
     with pytest.raises(SchemaTooNew):
         await PostgresStore(empty_url).open()
@@ -1565,7 +1698,7 @@ async def test_a_migration_gives_up_rather_than_hold_up_everybody(
             await reader.fetch("select * from invite")
             with pytest.raises(StoreUnavailable, match="LockNotAvailable"):
                 await migrate(empty_url, migrations=NEXT)
-        assert "version 2 to 3" in await migrate(empty_url, migrations=NEXT)
+        assert f"version {KNOWN} to {KNOWN + 1}" in await migrate(empty_url, migrations=NEXT)
 
 
 async def test_a_hub_whose_role_may_not_migrate_says_what_to_run(roles: Roles) -> None:
@@ -1577,6 +1710,6 @@ async def test_a_hub_whose_role_may_not_migrate_says_what_to_run(roles: Roles) -
         await PostgresStore(hub_url, migrations=NEXT).open()
     later = Migration(pre=("create table later (n integer primary key)", "create sequence later_number"))
     with_table = (*MIGRATIONS, later)
-    assert "2 to 3" in await migrate(owner_url, serving_url=hub_url, migrations=with_table)
+    assert f"{KNOWN} to {KNOWN + 1}" in await migrate(owner_url, serving_url=hub_url, migrations=with_table)
     async with opened(hub_url, migrations=with_table) as store:
         await store._execute("insert into later select nextval('later_number')")

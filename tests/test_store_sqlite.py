@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 from hub.errors import StoreUnavailable
-from hub.store import Happening, Row, SchemaTooNew, SchemaTooOld, Store
+from hub.store import Answer, Happening, Row, SchemaTooNew, SchemaTooOld, Store
 from hub.store import sqlite as sqlite_room
 from hub.store.sqlite import SqliteStore
+from hub.store.sqlite import batch as batch_room
 from hub.store.sqlite import file as file_room
+from hub.store.sqlite import queries as queries_room
 from hub.store.sqlite import threads as threads_room
 from hub.store.sqlite.file import MIGRATIONS
 from hub.terms import Kind, Limits
@@ -38,6 +40,7 @@ from tests.store_exam import (
     another,
     dumped,
     new_account,
+    new_id,
     new_writer,
     rid,
 )
@@ -121,17 +124,16 @@ async def test_the_writer_syncs_every_commit_and_overwrites_what_it_removes(stor
 
 WORKER = """
 import asyncio, os, signal, sys
-from hub.store.sqlite import SqliteStore
-from tests.store_exam import Writer, NOW, draft_of
+from hub.store.sqlite import SqliteStore, batch, queries
+from tests.store_exam import Writer, draft_of
 
+run_for_all = queries.run_for_all
 path, account_id, space_id, device_id, how, *drafts = sys.argv[1:]
 
-class Deadly(list):
-    def __iter__(self):
-        for number, draft in enumerate(list.__iter__(self)):
-            if number == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield draft
+def deadly(db, statement, *rows):
+    if statement is batch.MOVE_HEADS:  # the changes are written, the heads are not
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_for_all(db, statement, *rows)
 
 async def main():
     store = SqliteStore(path)
@@ -140,10 +142,8 @@ async def main():
     writer = Writer(store, *ids)
     todo = [draft_of(bytes.fromhex(each)) for each in sys.stdin.read().split()]
     if how == "kill in the middle":
-        todo = Deadly(todo)
-        request = writer.request()
-        object.__setattr__(request, "drafts", todo)
-        await store.append([request], NOW)
+        queries.run_for_all = deadly
+        await writer.append(*todo)
     if how == "kill after the commit":
         asyncio.get_running_loop().call_soon_threadsafe = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         await writer.append(*todo)
@@ -624,6 +624,45 @@ async def test_no_call_on_the_hot_path_costs_more_in_a_longer_log(path: Path, mo
         assert steps <= short[call] * 1.2 + 20, (call, short[call], steps)
 
 
+async def test_what_batches_know_is_bounded_and_asked_again_when_it_was_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_room, "KNOWN_MAX", 3)
+    writer = await new_writer(store)
+    known = []
+    for number in range(9):
+        await writer.put(collection_id=b"collection%06d" % (number % 5))
+        known.append(len(store._known.asked))
+    assert known == [1, 2, 3, 4, 1, 2, 3, 4, 1]
+    heads = await store.heads([writer.key(b"collection%06d" % number) for number in range(5)])
+    assert heads == [2, 2, 2, 2, 1]
+
+
+async def test_a_batch_after_a_batch_looks_nothing_up_and_after_another_write_it_does(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[int] = []
+    run_for_all = queries_room.run_for_all
+
+    def counted(db: Any, statement: Any, rows: Any, *first: object) -> Any:
+        if statement is batch_room.LOOK_UP:
+            looked_up.append(len(rows))
+        return run_for_all(db, statement, rows, *first)
+
+    monkeypatch.setattr(queries_room, "run_for_all", counted)
+    writer = await new_writer(store)
+    for record in (1, 2):
+        await writer.put(record)
+    assert looked_up == [1, 0]
+    await store.note_seen([writer.device_id], DAY + 1)
+    for record in (3, 4):
+        await writer.put(record)
+    assert looked_up == [1, 0, 1, 0]
+    await writer.append(writer.draft(5), writer.draft(5, counter=99), atomic=True)  # nothing of it stays known
+    assert (await writer.answer(writer.draft(6, counter=5))).seq == 5
+    assert await writer.seqs() == [1, 2, 3, 4, 5]
+
+
 # --- the threads --------------------------------------------------------------------------------
 
 
@@ -817,7 +856,7 @@ async def test_a_store_that_only_reads_reads_beside_a_running_hub_and_takes_no_l
             reader.append([writer.request(writer.draft())], NOW),
             reader.claim("name", b"value"),
             reader.renew_incarnation(),
-            reader.session_order(),
+            reader.session_orders(1),
             reader.load([]),
         ):
             with pytest.raises(StoreUnavailable):
@@ -907,14 +946,42 @@ async def test_a_dump_is_held_a_piece_at_a_time(store: SqliteStore, monkeypatch:
     assert sum(held) > 4_000_000 and max(held) < sqlite_room.PIECE_BYTES_MAX + 101_000
 
 
+async def test_a_database_of_version_3_is_migrated_and_its_log_serves_as_before(path: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.db"
+    async with opened(made) as store:
+        writer = await a_full_account(store)
+        for record in (1, 2, 1):
+            await writer.put(record, size=300)
+        retry, newest = await writer.put(1), await writer.delete(3)
+        rows, page, live = await dumped(store), await writer.read(), await writer.read(live_only=True)
+        history = await store.history(writer.key(), rid(1), before=0, limit=50)
+    as_version_1(made, path)
+    async with opened(path, migrations=MIGRATIONS[:2]):
+        pass  # now it is what a program that knew version 3 left
+    async with opened(path) as store:
+        writer.store = store
+        # The way there keeps only what version 1 knew of accounts; below a space nothing may differ.
+        below = ("collection", "change", "counter", "receipt", "witness")
+        assert [row for row in await dumped(store) if row[0] in below] == [row for row in rows if row[0] in below]
+        assert (await writer.read(), await writer.read(live_only=True)) == (page, live)
+        assert await store.history(writer.key(), rid(1), before=0, limit=50) == history
+        assert await writer.answer(retry) == Answer(page.head - 1)
+        stale = writer.draft(3, base=new_id(), counter=writer.counters[NOTES] + 1)
+        assert await writer.answer(stale) == Answer(0, "conflict", page.head, newest.header.change_id)
+        await writer.purge(page.head)
+        assert newest.sealed not in [change.sealed for change in (await writer.read()).changes]
+        assert await store.compact(NOW + 1, 100) > 0
+        assert (await writer.read()).changes == (await writer.read(live_only=True)).changes
+    assert shape(path) == shape(made)
+
+
 async def test_a_database_of_version_2_is_migrated_and_has_known_addresses(path: Path, tmp_path: Path) -> None:
     made = tmp_path / "made.db"
     async with opened(made) as store:
         writer = await new_writer(store)
         await writer.put()
     as_version_1(made, path)
-    first, _ = MIGRATIONS
-    async with opened(path, migrations=(first,)):
+    async with opened(path, migrations=MIGRATIONS[:1]):
         pass  # now it is what a program that knew version 2 left
     async with opened(path) as store:
         account = await store.account(writer.account_id)

@@ -73,7 +73,7 @@ class AccountStopped(Notice, frozen=True, tag="stopped"):
 
 
 class SessionOpened(Notice, frozen=True, tag="opened"):
-    """A device connected; its sessions of a lower ``order`` (``Store.session_order``) are replaced."""
+    """A device connected; its sessions of a lower ``order`` (``Store.session_orders``) are replaced."""
 
     device_id: bytes
     session_id: bytes

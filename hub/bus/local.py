@@ -7,6 +7,7 @@ own answer is out, before anybody hears of it.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from hub.bus import Bus, Notice, Receiver
 from hub.terms import AccountId
@@ -17,6 +18,8 @@ class LocalBus:
 
     def __init__(self) -> None:
         self._receivers: dict[AccountId, Receiver] = {}
+        self._waiting: deque[tuple[AccountId, Notice]] = deque()
+        self._is_due = False  # what waits is delivered in the next turn
 
     async def open(self) -> None:
         """Nothing to prepare."""
@@ -28,7 +31,8 @@ class LocalBus:
     def publish(self, account_id: AccountId, notice: Notice) -> None:
         """Deliver in the next turn of the running loop."""
         if account_id in self._receivers:
-            asyncio.get_running_loop().call_soon(self._deliver, account_id, notice)
+            self._waiting.append((account_id, notice))
+            self._deliver_soon()
 
     async def subscribe(self, account_id: AccountId, receiver: Receiver) -> None:
         """Deliver to ``receiver`` from now on."""
@@ -37,6 +41,21 @@ class LocalBus:
     async def unsubscribe(self, account_id: AccountId) -> None:
         """Deliver no more."""
         self._receivers.pop(account_id, None)
+
+    def _deliver_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._deliver_all)
+
+    def _deliver_all(self) -> None:
+        self._is_due = False
+        try:
+            # Only these: what is published meanwhile has its own turn.
+            for _ in range(len(self._waiting)):
+                self._deliver(*self._waiting.popleft())
+        finally:
+            if self._waiting:
+                self._deliver_soon()  # one receiver that failed costs the others nothing
 
     def _deliver(self, account_id: AccountId, notice: Notice) -> None:
         receiver = self._receivers.get(account_id)

@@ -77,7 +77,10 @@ class Parcels:
 
     def wrap(self, channel: bytes, notice: Notice) -> bytes:
         """The notice as a parcel for ``channel``; without its changes when they are too large to go along."""
-        body = self._origin + self._encoder.encode(_lightened(notice))
+        encoded = self._encoder.encode(notice)
+        if len(encoded) > INLINE_BYTES_MAX:  # no smaller one can have too much
+            encoded = self._encoder.encode(_lightened(notice))
+        body = self._origin + encoded
         return VERSION + self._mac(channel, body) + body
 
     def is_own(self, parcel: bytes) -> bool:
@@ -86,8 +89,9 @@ class Parcels:
 
     def unwrap(self, channel: bytes, parcel: bytes) -> Notice:
         """The notice in a parcel that came over ``channel``.  Raises ``Refused``."""
-        mac, body = parcel[len(VERSION) : len(VERSION) + MAC_BYTES], parcel[len(VERSION) + MAC_BYTES :]
-        if parcel[: len(VERSION)] != VERSION or not hmac.compare_digest(mac, self._mac(channel, body)):
+        body = parcel[len(VERSION) + MAC_BYTES :]
+        mac = parcel[len(VERSION) : len(VERSION) + MAC_BYTES]
+        if not parcel.startswith(VERSION) or not hmac.compare_digest(mac, self._mac(channel, body)):
             raise Refused
         try:
             notice: Notice = self._decoder.decode(body[ORIGIN_BYTES:])
@@ -97,8 +101,7 @@ class Parcels:
 
     def _mac(self, channel: bytes, body: bytes) -> bytes:
         mac = self._macs.copy()
-        mac.update(b"%d:%b" % (len(channel), channel))
-        mac.update(VERSION)
+        mac.update(b"%d:%b%b" % (len(channel), channel, VERSION))
         mac.update(body)
         return mac.digest()
 

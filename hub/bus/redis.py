@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -80,8 +80,8 @@ class _Channel:
 
 class RedisBus:
     """The bus of one replica.  ``connected`` hears whether Redis carries; ``counted`` hears what became of a notice:
-    "sent", "dropped", "received" or "refused"; ``took`` hears how many seconds Redis needed to take one.  All are plain
-    calls."""
+    "sent", "dropped", "received" or "refused", and of how many; ``took`` hears how many seconds Redis needed to take
+    each of some.  All are plain calls."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class RedisBus:
         internal_key: bytes,
         *,
         connected: Callable[[bool], None] = lambda carries: None,
-        counted: Callable[[str], None] = lambda outcome: None,
-        took: Callable[[float], None] = lambda seconds: None,
+        counted: Callable[[str, int], None] = lambda outcome, number: None,
+        took: Callable[[Sequence[float]], None] = lambda seconds: None,
     ) -> None:
         """Raises ``ValueError`` with a sentence, free of secrets, when the URL cannot be used."""
         self._target = Target(url)
@@ -100,6 +100,7 @@ class RedisBus:
         self._took = took
         self._local = LocalBus()
         self._channels: dict[bytes, _Channel] = {}
+        self._followed: dict[AccountId, _Channel] = {}  # of these, those of one account each
         self._links: dict[Address, Link] = {}
         self._ready: set[Link] = set()  # up, and everything asked for is heard there
         self._ranges: list[SlotRange] = []  # of a cluster only, as it last said
@@ -158,15 +159,17 @@ class RedisBus:
             self._lost_told_soon = None
         for channel in self._channels.values():
             channel.release()
-        for state in (self._tasks, self._links, self._channels, self._ready, self._lost):
+        for state in (self._tasks, self._links, self._channels, self._followed, self._ready, self._lost):
             state.clear()
         await self._local.close()
 
     def publish(self, account_id: AccountId, notice: Notice) -> None:
         """Deliver here in the next turn of the loop; send to the other replicas soon, or remember that it was lost."""
         self._local.publish(account_id, notice)
-        channel = self._parcels.channel(account_id)
-        link = self._owner(channel)
+        # Whoever publishes mostly follows the account too: then the name need not be made again.
+        followed = self._followed.get(account_id)
+        channel = followed.name if followed else self._parcels.channel(account_id)
+        link = followed.link if followed and followed.link else self._owner(channel)
         if not (link and link.up and link.publish(channel, self._parcels.wrap(channel, notice), account_id)):
             self._lose(account_id, tell=link is not None and link.up)
 
@@ -174,7 +177,7 @@ class RedisBus:
         """Deliver to ``receiver`` from now on.  When Redis does not confirm in time, what the other replicas publish
         is heard later, and ``NoticesLost`` first."""
         await self._local.subscribe(account_id, receiver)
-        channel = self._want(self._parcels.channel(account_id), account_id)
+        channel = self._followed[account_id] = self._want(self._parcels.channel(account_id), account_id)
         self._place([channel])
         if channel.confirmed or not channel.asked:
             return
@@ -189,8 +192,9 @@ class RedisBus:
     async def unsubscribe(self, account_id: AccountId) -> None:
         """Deliver no more."""
         await self._local.unsubscribe(account_id)
-        channel = self._channels.pop(self._parcels.channel(account_id), None)
+        channel = self._followed.pop(account_id, None)
         if channel:
+            del self._channels[channel.name]
             channel.release()
             self._leave(channel)
 
@@ -284,11 +288,11 @@ class RedisBus:
         try:
             notice = self._parcels.unwrap(channel, parcel)
         except Refused:
-            self._count("refused")
+            self._count("refused", 1)
             if self._may_warn("forged"):
                 log.get().warning("a notice that is none of this hub's was refused", bus="redis")
             return
-        self._count("received")
+        self._count("received", 1)
         if wanted.account_id is None:
             self._deliver_to_all(list(self._channels.values()), notice)
         else:
@@ -316,10 +320,11 @@ class RedisBus:
             self._adrift.add(channel)
             self._owners_doubtful.set()
 
-    def published(self, asked: Asked) -> None:
-        """Count it."""
-        self._count("sent")
-        self._took(asyncio.get_running_loop().time() - asked.at)
+    def published(self, notices: Sequence[Asked]) -> None:
+        """Count them."""
+        self._count("sent", len(notices))
+        now = asyncio.get_running_loop().time()
+        self._took([now - asked.at for asked in notices])
 
     def refused(self, link: Link, asked: Asked, error: ResponseError) -> None:
         """In a cluster the slot has another owner, or none for the moment; elsewhere a right is missing."""
@@ -346,7 +351,7 @@ class RedisBus:
 
     def _lose(self, account_id: AccountId | None, *, tell: bool) -> None:
         """Remember that the other replicas miss a notice of this account (None: of any)."""
-        self._count("dropped")
+        self._count("dropped", 1)
         if account_id is None or len(self._lost) >= LOST_ACCOUNTS_MAX:
             self._lost_all = self._lost_all or account_id not in self._lost
         elif not self._lost_all:

@@ -5,6 +5,9 @@ is one state: it carries, or it does not.  Redis answers in the order it was ask
 every command waits in one line for its answer, and whatever stands there when
 the connection ends did perhaps not get through.  Nothing is asked twice.
 
+The library connects and logs in; what is said after that is written and read here, all
+notices of one turn of the loop in one piece (``resp``).
+
 A connection on which nothing is heard although something was asked is dead; it is
 noticed within ``TICK_S * 2 + ANSWER_WITHIN_S`` whoever is silent: server, line, or firewall.
 """
@@ -12,18 +15,18 @@ noticed within ``TICK_S * 2 + ANSWER_WITHIN_S`` whoever is silent: server, line,
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from msgspec import Struct
 from redis.asyncio.connection import Connection, parse_url
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from hub.bus.resp import Answers, Failure, Message, NotRedis, Push
 from hub.terms import AccountId
 
 CONNECT_WITHIN_S = 1.0  # with TLS and HELLO
@@ -33,9 +36,10 @@ AGAIN_AFTER_S_MIN = 0.1
 AGAIN_AFTER_S_MAX = 0.5  # so that live is live again within two seconds of Redis being back
 UNANSWERED_MAX = 10_000  # notices to one server, sent or not; beyond it they are dropped
 UNANSWERED_BYTES_MAX = 8_388_608
+READ_BYTES = 262_144  # at once
 
 # A broken connection shows as any of these.
-BROKEN = (RedisError, OSError, TimeoutError)
+BROKEN = (RedisError, NotRedis, OSError, TimeoutError)
 
 
 class Address(NamedTuple):
@@ -48,8 +52,8 @@ class Address(NamedTuple):
 class Wire(Protocol):
     """What is used of redis-py's connection, which has no types of its own."""
 
+    _reader: asyncio.StreamReader | None
     _writer: asyncio.StreamWriter | None
-    _parser: Any
 
     async def connect(self) -> None:
         """Connect and say hello."""
@@ -60,14 +64,8 @@ class Wire(Protocol):
     async def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
         """Write, and wait while the other side reads too slowly."""
 
-    async def read_response(
-        self,
-        disable_decoding: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109
-        *,
-        push_request: bool = False,
-    ) -> object:
-        """The next answer or message; raises an answer that is an error."""
+    async def read_response(self, disable_decoding: bool = False) -> object:
+        """The next answer; raises one that is an error."""
 
 
 class Target:
@@ -101,7 +99,7 @@ class Target:
         kwargs = {name: value for name, value in self._options.items() if name != "connection_class"}
         make = cast(Callable[..., Wire], self._options.get("connection_class", Connection))
         try:
-            connection = make(
+            return make(
                 host=address.host,
                 port=address.port,
                 protocol=3,
@@ -113,13 +111,6 @@ class Target:
             )
         except (TypeError, RedisError):
             raise ValueError("The URL of Redis has an option that is not known.") from None
-        # Its own handler writes every message into a text for a log that nobody reads.
-        connection._parser.set_pubsub_push_handler(_as_it_is)
-        return connection
-
-
-async def _as_it_is(push: object) -> object:
-    return push
 
 
 def _split(url: str) -> SplitResult:
@@ -154,9 +145,8 @@ PLAIN = Words(b"PUBLISH", b"SUBSCRIBE", b"UNSUBSCRIBE")
 SHARDED = Words(b"SPUBLISH", b"SSUBSCRIBE", b"SUNSUBSCRIBE")
 
 
-@dataclass(slots=True)
-class Asked:
-    """A command that waits for its answer."""
+class Asked(Struct, gc=False):
+    """A command that waits for its answer.  One is made for every notice, so the collector is not told of them."""
 
     word: bytes
     at: float  # of the loop's clock
@@ -187,8 +177,8 @@ class Ear(Protocol):
     def taken_away(self, link: Link, channel: bytes) -> None:
         """The server hears this channel no more for us: its slot has moved."""
 
-    def published(self, asked: Asked) -> None:
-        """Redis has passed a notice on."""
+    def published(self, notices: Sequence[Asked]) -> None:
+        """Redis has passed these notices on."""
 
     def refused(self, link: Link, asked: Asked, error: ResponseError) -> None:
         """The server answered a command with an error."""
@@ -202,6 +192,7 @@ class Link:
         self.up = False
         self._connection = connection
         self._words = words
+        self._publish_head = b"*3\r\n$%d\r\n%b\r\n" % (len(words.publish), words.publish)
         self._ear = ear
         self._unsent: list[bytes] = []
         self._more = asyncio.Event()
@@ -219,30 +210,31 @@ class Link:
             return False
         self._notices += 1
         self._notice_bytes += len(parcel)
-        asked = Asked(self._words.publish, _now(), channel, account_id, len(parcel))
-        self._ask(asked, self._words.publish, channel, parcel)
+        packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._publish_head, len(channel), channel, len(parcel), parcel)
+        self._ask(Asked(self._words.publish, _now(), channel, account_id, len(parcel)), packed)
         return True
 
     def subscribe(self, channel: bytes) -> None:
         """Hear this channel."""
-        self._ask(Asked(self._words.subscribe, _now(), channel), self._words.subscribe, channel)
+        self._ask(Asked(self._words.subscribe, _now(), channel), _packed(self._words.subscribe, channel))
 
     def unsubscribe(self, channel: bytes) -> None:
         """Hear it no more."""
-        self._ask(Asked(self._words.unsubscribe, _now(), channel), self._words.unsubscribe, channel)
+        self._ask(Asked(self._words.unsubscribe, _now(), channel), _packed(self._words.unsubscribe, channel))
 
     async def settled(self) -> None:
         """Wait until everything asked before is answered, or the connection has ended."""
         if self.up:
             answered = asyncio.get_running_loop().create_future()
-            self._ask(Asked(b"PING", _now(), answered=answered), b"PING")
+            self._ask(Asked(b"PING", _now(), answered=answered), _packed(b"PING"))
             await answered
 
-    def _ask(self, asked: Asked, *words: bytes) -> None:
+    def _ask(self, asked: Asked, packed: bytes) -> None:
         assert self.up, "asked on a link that is down"
         self._asked.append(asked)
-        self._unsent.append(_packed(words))
-        self._more.set()
+        if not self._unsent:
+            self._more.set()
+        self._unsent.append(packed)
 
     # --- the connection ---
 
@@ -267,12 +259,13 @@ class Link:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 await connection.connect()
-            assert connection._writer
-            transport = connection._writer.transport
+            reader, writer = connection._reader, connection._writer
+            assert reader and writer
+            transport = writer.transport
             self.up, self._heard_at = True, _now()
             async with asyncio.TaskGroup() as work:
-                work.create_task(self._read(connection))
-                work.create_task(self._write(connection))
+                work.create_task(self._read(reader))
+                work.create_task(self._write(writer))
                 work.create_task(self._watch())
                 work.create_task(self._ear.came_up(self))
         except Exception as exc:  # of any kind: a bus that died of a surprise would be silent for ever
@@ -298,12 +291,14 @@ class Link:
         else:
             self._ear.failed(self, why)
 
-    async def _write(self, connection: Wire) -> None:
+    async def _write(self, writer: asyncio.StreamWriter) -> None:
         while True:
             await self._more.wait()
             self._more.clear()
+            # All that was asked since the last turn of the loop, such as the notices of one batch of appends.
             batch, self._unsent = self._unsent, []
-            await connection.send_packed_command(batch, check_health=False)
+            writer.write(b"".join(batch))
+            await writer.drain()
 
     async def _watch(self) -> None:
         """Raise ``TimeoutError`` when the other side is silent."""
@@ -312,41 +307,49 @@ class Link:
             await asyncio.sleep(TICK_S)
             now = _now()
             if not self._asked:
-                self._ask(Asked(b"PING", now), b"PING")
+                self._ask(Asked(b"PING", now), _packed(b"PING"))
             elif now - max(self._asked[0].at, self._heard_at) > ANSWER_WITHIN_S:
                 raise TimeoutError
 
-    async def _read(self, connection: Wire) -> None:
-        while True:
-            try:
-                heard = await connection.read_response(disable_decoding=True, timeout=math.inf, push_request=True)
-            except ResponseError as error:
-                heard = error
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        answers = Answers()
+        while data := await reader.read(READ_BYTES):
             self._heard_at = _now()
-            if isinstance(heard, list) and heard and isinstance(heard[0], bytes):
-                self._take_push(heard)
-            else:
-                self._take_answer(heard)
+            self._take(answers.feed(data))
+        raise RedisError("the server hung up")
 
-    def _take_push(self, push: list[bytes]) -> None:
-        kind = push[0].upper()
-        if kind in (b"MESSAGE", b"SMESSAGE"):
-            self._ear.message(push[1], push[2])
-        elif kind == self._words.subscribe:
+    def _take(self, heard: Sequence[object]) -> None:
+        published: list[Asked] = []
+        for each in heard:
+            if type(each) is Message:
+                self._ear.message(each.channel, each.body)
+            elif type(each) is int and self._asked and self._asked[0].size:
+                published.append(self._next())
+            elif type(each) is Push:
+                self._take_push(each.parts)
+            else:
+                self._take_answer(each)
+        if published:
+            self._ear.published(published)
+
+    def _take_push(self, push: Sequence[object]) -> None:
+        kind, channel = (push[0], push[1]) if len(push) > 1 else (b"", b"")
+        if not isinstance(kind, bytes) or not isinstance(channel, bytes):
+            return  # nothing that was asked for
+        kind = kind.upper()
+        if kind == self._words.subscribe:
             self._next()
-            self._ear.confirmed(self, push[1])
+            self._ear.confirmed(self, channel)
         elif kind == self._words.unsubscribe:
-            if self._asked and self._asked[0].word == kind and self._asked[0].channel == push[1]:
+            if self._asked and self._asked[0].word == kind and self._asked[0].channel == channel:
                 self._next()
             else:
-                self._ear.taken_away(self, push[1])
+                self._ear.taken_away(self, channel)
 
     def _take_answer(self, answer: object) -> None:
         asked = self._next()
-        if isinstance(answer, ResponseError):
-            self._ear.refused(self, asked, answer)
-        elif asked.word == self._words.publish:
-            self._ear.published(asked)
+        if isinstance(answer, Failure):
+            self._ear.refused(self, asked, _error(answer))
         _answer(asked)
 
     def _next(self) -> Asked:
@@ -363,8 +366,14 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _packed(words: tuple[bytes, ...]) -> bytes:
+def _packed(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def _error(failure: Failure) -> ResponseError:
+    # What an operator has to mend has a name of its own in the log, which shows no sentences.
+    kind = NoPermissionError if failure.sentence.startswith("NOPERM") else ResponseError
+    return kind(failure.sentence)
 
 
 def _answer(asked: Asked) -> None:
@@ -376,7 +385,7 @@ async def ask_once(connection: Wire, *words: bytes) -> object:
     """Connect, ask one thing, hang up.  Raises one of ``BROKEN``; the deadline is the caller's."""
     try:
         await connection.connect()
-        await connection.send_packed_command([_packed(words)], check_health=False)
+        await connection.send_packed_command([_packed(*words)], check_health=False)
         return await connection.read_response(disable_decoding=True)
     finally:
         await _hang_up(connection)

@@ -27,8 +27,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from hub.terms import (
     AccountId,
@@ -43,17 +45,17 @@ from hub.terms import (
     Span,
 )
 from hub.wire.header import Header
+from hub.wire.messages import DraftAnswer
 
 
-class Draft(NamedTuple):
+class Draft(Struct, frozen=True, gc=False):
     """A sealed change without a seq; its header has been checked against the session."""
 
     header: Header
     sealed: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True, gc=False):
     """The drafts of one request, all of one device and one space, in the device's order."""
 
     account_id: AccountId
@@ -63,27 +65,19 @@ class Append:
     atomic: bool = False
 
 
-class Answer(NamedTuple):
-    """One draft's outcome: a seq with an empty code, or a refusal code of ``errors.REFUSALS``.
+Answer = DraftAnswer
+"""One draft's outcome: a seq with an empty code, or a refusal code of ``errors.REFUSALS``; sent as it is.
 
-    With ``conflict``: the seq and change_id of the record's newest live change (0 and
-    ``ZERO_ID`` when the record has none).
-    """
-
-    seq: Seq = 0
-    code: str = ""
-    newest_seq: Seq = 0
-    newest_id: bytes = b""
+With ``conflict``: the seq and change_id of the record's newest live change (0 and
+``ZERO_ID`` when the record has none).
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True, gc=False):
     """What became of one ``Append``."""
 
     answers: list[Answer]  # one a draft, in their order; empty with ``closing``
-    fresh: list[tuple[CollectionId, Change]] = field(
-        default_factory=list
-    )  # newly in the log, in seq order a collection
+    fresh: list[tuple[CollectionId, Change]] = []  # newly in the log, in seq order a collection
     used_bytes: int = 0  # of the account, after this append
     closing: str = ""  # why the device may not append: "revoked" (or gone), "suspended", "moving"; nothing was written
 
@@ -269,6 +263,31 @@ class Space:
     deleted_at: float | None = None
 
 
+class Arrival(NamedTuple):
+    """A device that is not revoked, its account, and the account's spaces, oldest first."""
+
+    device: Device
+    account: Account
+    spaces: list[Space]
+
+
+class StatesOf(NamedTuple):
+    """One question for ``Store.states_of``."""
+
+    account_id: AccountId
+    space_id: SpaceId
+    device_id: DeviceId
+    collection_ids: Sequence[CollectionId]
+
+
+class PageOf(NamedTuple):
+    """One question for ``Store.read_each``."""
+
+    key: CollectionKey
+    after: Seq
+    live_only: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at proving an address.  Neither the code nor a hash of it is kept."""
@@ -321,8 +340,9 @@ class Store(Protocol):
         Of many callers at once, on any replica, exactly one's value stays.
         """
 
-    async def session_order(self) -> int:
-        """A number above every one this store has given before, to whatever replica: tells which session is newer."""
+    async def session_orders(self, count: int) -> list[int]:
+        """So many numbers, ascending, each above every one this store had given to whatever replica when this was
+        called: they tell which session is newer."""
 
     async def remember(self, name: str, value: bytes) -> None:
         """Keep ``value`` under ``name``, in place of what was there."""
@@ -365,6 +385,15 @@ class Store(Protocol):
         device's counter in it is 0.
         """
 
+    async def heads(self, keys: Sequence[CollectionKey]) -> list[Seq]:
+        """Heads of collections of any accounts, as asked and in that order; 0 where there is no collection."""
+
+    async def states_of(self, asked: Sequence[StatesOf]) -> list[list[CollectionState]]:
+        """What ``states`` says to each, as asked."""
+
+    async def read_each(self, asked: Sequence[PageOf], *, changes_max: int, bytes_max: int) -> list[Page]:
+        """What ``read`` says to each, as asked; the bounds are those of one page."""
+
     async def history(
         self, key: CollectionKey, record_id: RecordId, *, before: Seq, limit: int
     ) -> tuple[list[Change], bool]:
@@ -379,6 +408,9 @@ class Store(Protocol):
 
     async def witnesses(self, key: CollectionKey) -> list[tuple[DeviceId, bytes]]:
         """The newest witness of every device that gave one."""
+
+    async def witnesses_of(self, keys: Sequence[CollectionKey]) -> list[list[tuple[DeviceId, bytes]]]:
+        """What ``witnesses`` says to each, as asked."""
 
     async def compact(self, replaced_before: float, limit: int) -> int:
         """Drop up to ``limit`` changes that were replaced before that time; how many were dropped.
@@ -466,6 +498,10 @@ class Store(Protocol):
 
     async def device(self, device_id: DeviceId) -> Device | None:
         """The device with this id, revoked or not."""
+
+    async def arrivals(self, device_ids: Sequence[DeviceId]) -> list[Arrival | MovedDevice | None]:
+        """What is told of each device when it comes, as asked: itself with its account and spaces, or where it lives
+        now; None when it is unknown or revoked."""
 
     async def devices(self, account_id: AccountId) -> list[Device]:
         """The account's devices that are not revoked, oldest first."""

@@ -26,6 +26,7 @@ from hub.store import (
     Answer,
     Append,
     Appended,
+    Arrival,
     Attempt,
     Audited,
     Charge,
@@ -37,10 +38,12 @@ from hub.store import (
     MovedDevice,
     Operator,
     Page,
+    PageOf,
     Row,
     SilentDevice,
     Space,
     SpaceFacts,
+    StatesOf,
     Store,
     Terms,
     Totals,
@@ -188,10 +191,10 @@ class MemoryStore:
         self._must_be_open()
         return self._claims.setdefault(name, value)
 
-    async def session_order(self) -> int:
+    async def session_orders(self, count: int) -> list[int]:
         """As promised."""
         self._must_be_open()
-        return next(self._session_orders)
+        return list(itertools.islice(self._session_orders, count))
 
     async def remember(self, name: str, value: bytes) -> None:
         """As promised."""
@@ -294,6 +297,22 @@ class MemoryStore:
         asked = logs if collection_ids is None else collection_ids
         return [_state(collection_id, logs.get(collection_id), device_id) for collection_id in asked]
 
+    async def states_of(self, asked: Sequence[StatesOf]) -> list[list[CollectionState]]:
+        """As promised."""
+        return [await self.states(*each) for each in asked]
+
+    async def read_each(self, asked: Sequence[PageOf], *, changes_max: int, bytes_max: int) -> list[Page]:
+        """As promised."""
+        return [
+            await self.read(key, after, live_only=live_only, changes_max=changes_max, bytes_max=bytes_max)
+            for key, after, live_only in asked
+        ]
+
+    async def heads(self, keys: Sequence[CollectionKey]) -> list[Seq]:
+        """As promised."""
+        self._must_be_open()
+        return [log.head if (log := self._log(key)) else 0 for key in keys]
+
     async def history(
         self, key: CollectionKey, record_id: RecordId, *, before: Seq, limit: int
     ) -> tuple[list[Change], bool]:
@@ -322,6 +341,10 @@ class MemoryStore:
         self._must_be_open()
         log = self._log(key) or _Log()
         return [(device_id, sealed) for device_id, (_, sealed) in sorted(log.witnesses.items())]
+
+    async def witnesses_of(self, keys: Sequence[CollectionKey]) -> list[list[tuple[DeviceId, bytes]]]:
+        """As promised, each by device id."""
+        return [await self.witnesses(key) for key in keys]
 
     async def compact(self, replaced_before: float, limit: int) -> int:
         """As promised, the longest replaced first."""
@@ -566,6 +589,18 @@ class MemoryStore:
         """As promised."""
         self._must_be_open()
         return self._devices.get(device_id)
+
+    async def arrivals(self, device_ids: Sequence[DeviceId]) -> list[Arrival | MovedDevice | None]:
+        """As promised."""
+        return [await self._arrival(device_id) for device_id in device_ids]
+
+    async def _arrival(self, device_id: DeviceId) -> Arrival | MovedDevice | None:
+        device = await self.device(device_id)
+        if device is None or device.revoked_at is not None:
+            return await self.moved_device(device_id)
+        account = await self.account(device.account_id)
+        assert account is not None
+        return Arrival(device, account, await self.spaces(device.account_id))
 
     async def devices(self, account_id: AccountId) -> list[Device]:
         """As promised."""

@@ -1,4 +1,4 @@
--- The hub's SQLite schema, version 3.  The same tables and columns as schema.sql
+-- The hub's SQLite schema, version 4.  The same tables and columns as schema.sql
 -- at the top level (a test compares them); where the two differ, the reason is here.
 --
 -- Ids are 16 raw bytes.  Times are Unix seconds unless the name says ms or day.
@@ -170,8 +170,10 @@ create table collection (
 -- Prevents one collection from having two logs; serves every look-up by name.
 create unique index collection_by_name on collection (account_id, space_id, collection_id);
 
--- The kept changes.  Clustered by (collection, seq), so catching up reads
--- neighbours, and an append touches the end of one collection only.
+-- The kept changes, in the order of their commits: a batch of appends fills a few pages at the table's end.
+-- (Clustered by collection, each append would write a half-full page of its own: twice the processor time and
+-- twice the room.)  What finds a change are the indexes; of those an append moves three, and a live change is
+-- in other ones than a replaced.
 create table change (
     account_id blob not null,
     collection integer not null references collection (number),
@@ -183,13 +185,16 @@ create table change (
     counter integer not null,
     appended_at_ms integer not null,
     replaced_at real,                  -- null = live
-    sealed blob not null,
-    primary key (collection, seq)
-) without rowid;
--- Prevents a draft from being in the log twice; serves the first answer to a retry.
-create unique index change_once on change (collection, device_id, counter);
--- Serves a cold device: its pages cost what is live, not what was ever written.
-create index change_live on change (collection, seq) where replaced_at is null;
+    sealed blob not null
+);
+-- Prevents a draft from being in the log twice; serves the first answer to a retry, and whatever goes through a
+-- whole collection.  Counter before device: devices of one collection that write alike share a page.
+create unique index change_once on change (collection, counter, device_id);
+-- Prevents one seq for two live changes; serves catching up, and a cold device: its pages cost what is live, not
+-- what was ever written.
+create unique index change_live on change (collection, seq) where replaced_at is null;
+-- Serves the rest of catching up: what was replaced and is still kept.
+create unique index change_replaced_by_seq on change (collection, seq) where replaced_at is not null;
 -- Serves replacing, the conditional base and the young half of a record's history.
 create index change_live_of_record on change (collection, record_id, seq) where replaced_at is null;
 -- Serves the old half of a record's history.  Two halves: each change is in one of them only.

@@ -24,6 +24,7 @@ from typing import cast
 from hub.store import Store
 from hub.store.loading import CLAIM, Loading
 from hub.store.postgres.accounts import Accounts
+from hub.store.postgres.crowd import Crowd
 from hub.store.postgres.log import Log
 from hub.store.postgres.migrations import MIGRATIONS, Migration, is_current, migrate, versions
 from hub.store.postgres.moving import Moving
@@ -36,7 +37,7 @@ __all__ = ["MIGRATIONS", "Migration", "PostgresStore", "migrate"]
 MEMO = "memo "  # stands before the name of what is remembered, in the table ``hub``
 
 
-class PostgresStore(Log, Accounts, Operators, Moving):
+class PostgresStore(Log, Crowd, Accounts, Operators, Moving):
     """Keeps everything in the database at ``url``.
 
     It opens at most ``connections``, and one more for each dump under way.  Without
@@ -120,10 +121,6 @@ class PostgresStore(Log, Accounts, Operators, Moving):
     async def recall(self, name: str) -> bytes | None:
         """As promised; apart from what was claimed."""
         return cast("bytes | None", await self._value("select value from hub where key = $1", MEMO + name))
-
-    async def session_order(self) -> int:
-        """As promised; not without gaps."""
-        return cast(int, await self._value("select nextval('session_order')"))
 
 
 _: type[Store] = PostgresStore

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 
 from hub.errors import Refusal
 from hub.store import Append, Appended, CollectionState, Page, Space, SpaceFacts
-from hub.store.postgres.batch import COUNTER_MAX, Batch
+from hub.store.postgres.batch import APPEND, COUNTER_MAX, Batch
 from hub.store.postgres.calls import Calls, changed, columns, insert, lock_account, lock_log
 from hub.store.postgres.pool import Connection
 from hub.terms import AccountId, Change, CollectionId, CollectionKey, DeviceId, RecordId, Seq, SpaceId
@@ -34,11 +34,7 @@ class Log(Calls):
     async def read(self, key: CollectionKey, after: Seq, *, live_only: bool, changes_max: int, bytes_max: int) -> Page:
         """As promised; one statement, so one snapshot."""
         rows = await self._rows(READ_LIVE if live_only else READ, *key, min(after, COUNTER_MAX), changes_max, bytes_max)
-        if not rows:
-            return Page([], 0, 0)
-        head, found = rows[0]["head"], rows[0]["found"]
-        changes = [Change(seq, at, sealed) for _, seq, at, sealed, _ in rows if seq is not None]
-        return Page(changes, changes[-1].seq if found and found > len(changes) else head, head)
+        return page_of(rows, changes_max) if rows else Page([], 0, 0)
 
     async def states(
         self,
@@ -140,26 +136,33 @@ class Log(Calls):
 
 # --- statements ---------------------------------------------------------------------------------
 
-APPEND = f"select * from append_all({', '.join(f'${number}' for number in range(1, 28))})"
-
-# One row a change of the page, or one with nulls when there is none; found = how many a larger page could have.
-# length() of a body that lies outside the row does not read it, so only the page's own bodies are.
-_READ = """
-with log as (select number, head from collection where account_id = $1 and space_id = $2 and collection_id = $3)
-select log.head, page.seq, page.appended_at_ms, page.sealed, page.found
-from log left join lateral (
-    select *, count(*) over () as found, row_number() over (order by seq) as place,
-           sum(length(sealed)) over (order by seq) as bytes
+# The changes of a page and the one that was too much for it, in their order: the last row has no body when that
+# was for its bytes.  When there are no changes there is one row with nulls.  A running sum needs one look at each
+# change; counting them all, or numbering them, took half as much time again.
+# length() of a body that lies outside the row does not read it, so only the page's own bodies are.  Nothing sorts
+# the rows: a lateral join walks down them in their order for each row before it, there is no other way to do one.
+PAGE = """
+select seq, appended_at_ms, bytes - length(sealed) <= greatest($6::bigint, first) as told,
+       case when bytes <= $6::bigint or bytes = length(sealed) then sealed end as sealed
+from (
+    select seq, appended_at_ms, sealed, sum(length(sealed)) over page as bytes,
+           first_value(length(sealed)) over page as first
     from (
         select seq, appended_at_ms, sealed from change
-        where account_id = $1 and collection = log.number and seq > $4{live}
+        where account_id = {account} and collection = log.number and seq > {after}{live}
         order by seq limit $5::bigint + 1
     ) as stretch
-) as page on page.place = 1 or (page.place <= $5 and page.bytes <= $6)
-order by page.seq
+    window page as (order by seq rows unbounded preceding)
+) as summed
 """
-READ = _READ.format(live="")
-READ_LIVE = _READ.format(live=" and replaced_at is null")
+LIVE = " and replaced_at is null"
+_READ = f"""
+with log as (select number, head from collection where account_id = $1 and space_id = $2 and collection_id = $3)
+select log.head, page.seq, page.appended_at_ms, page.sealed
+from log left join lateral ({PAGE}) as page on page.told
+"""
+READ = _READ.format(account="$1", after="$4", live="")
+READ_LIVE = _READ.format(account="$1", after="$4", live=LIVE)
 
 _STATE = """
 left join counter on counter.account_id = collection.account_id and counter.collection = collection.number
@@ -223,6 +226,16 @@ GROWTH_TRIES = 3
 
 
 # --- parts of several calls ---------------------------------------------------------------------
+
+
+def page_of(rows: Sequence[Any], changes_max: int) -> Page:
+    """The page from the rows of ``PAGE``, each behind the collection's head."""
+    head, last_seq, _, last_sealed = rows[-1]
+    if last_seq is None:
+        return Page([], head, head)
+    cut = last_sealed is None or len(rows) > changes_max
+    changes = [Change(row[1], row[2], row[3]) for row in (rows[:-1] if cut else rows)]
+    return Page(changes, changes[-1].seq if cut else head, head)
 
 
 async def _create_space(db: Connection, space: Space, spaces_max: int, now: float) -> Space:

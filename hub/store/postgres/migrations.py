@@ -95,6 +95,85 @@ begin
 end $$;
 """
 
+# What appending is made of, each before what calls it.
+APPENDING = ("append_draft", "append_drafts", "append_singly", "lock_spaces", "append_move", "append_all")
+
+# Hubs of version 2 (and through the one above, those of 1) call it, with what the one of schema.sql is not told any
+# more.  Their drafts are judged and kept one after another, which takes twice the time and needs none of that.
+_APPEND_ALL_OF_2 = """
+create or replace function joined(parts bytea[]) returns bytea language sql immutable
+return (select coalesce(string_agg(part, '' order by n), '') from unnest(parts) with ordinality as p(part, n));
+
+create or replace function append_all(
+    account_ids bytea[],
+    device_ids bytea[], device_account integer[],
+    space_ids bytea[], space_account integer[],
+    log_ids bytea[], log_space integer[],
+    writer_log integer[], writer_device integer[],
+    append_space integer[], append_device integer[], append_first integer[], append_last integer[],
+    append_atomic boolean[],
+    draft_writer integer[], draft_kind smallint[], draft_conditional boolean[], draft_record bytea[],
+    draft_change bytea[], draft_counter bigint[], draft_base bytea[], draft_upto bigint[], draft_sealed bytea[],
+    now_s double precision, now_ms bigint, collections_max integer, default_quota bigint,
+    out closings text[], out used_before bigint[],
+    out codes text[], out seqs bigint[], out newest_seqs bigint[], out newest_ids bytea[], out mores bigint[]
+) language plpgsql set search_path from current as $$
+declare
+    answer record;
+    draft_at integer[];
+    draft_bytes integer[];
+begin
+    select array_agg(coalesce(before, 0)::integer order by n), array_agg(length(sealed) order by n)
+        into draft_at, draft_bytes from (
+            select n, sealed, sum(length(sealed)) over (order by n rows between unbounded preceding and 1 preceding)
+                as before
+            from unnest(draft_sealed) with ordinality as d(sealed, n)
+        ) as d;
+    answer := append_all(
+        joined(account_ids), array_fill(0::bigint, array[cardinality(account_ids)]), joined(device_ids),
+        array(select min(space) from unnest(append_device, append_space) as a(device, space)
+              group by device order by device),
+        joined(space_ids), space_account, array_fill(0::bigint, array[cardinality(space_ids)]),
+        joined(log_ids), log_space, array_fill(0, array[cardinality(log_ids)]), writer_log, writer_device,
+        array_fill(0::bigint, array[cardinality(writer_log)]), array_fill(0::bigint, array[cardinality(writer_log)]),
+        append_last, append_atomic, draft_writer, array_fill(0, array[cardinality(draft_writer)]), draft_counter,
+        null::boolean[], draft_at, draft_bytes, joined(draft_sealed), false, true,
+        now_s, now_ms, collections_max, default_quota
+    );
+    closings := answer.closings;
+    used_before := array(select min(used) from unnest(space_account, answer.used_before) as s(account, used)
+                         group by account order by account);
+    codes := answer.codes;
+    seqs := answer.seqs;
+    newest_seqs := answer.newest_seqs;
+    newest_ids := answer.newest_ids;
+    mores := answer.mores;
+end $$;
+"""
+# Of what version 2 called, nothing is called any more; the names are those of functions with other arguments.
+_DROP_APPENDS_OF_2 = """
+do $$
+declare
+    old regprocedure;
+begin
+    for old in
+        select oid from pg_proc where pronamespace = current_schema()::regnamespace
+        and (proname, pronargs) in (('append_all', 27), ('append_draft', 16), ('append_drafts', 16),
+                                    ('append_singly', 17), ('append_plain', 21),
+                                    ('joined', 1))
+    loop
+        execute format('drop function %s', old);
+    end loop;
+end $$
+"""
+
+
+def _index_anew(name: str, text: str) -> tuple[str, ...]:
+    """Another index under the name of an old one.  Readers go on while it is made, writers wait."""
+    create = text.replace(name, f"{name}_anew", 1)
+    return create, f"drop index {name}", f"alter index {name}_anew rename to {name}"
+
+
 # The first entry leads from version 1 to 2.  schema.sql is always what all of them together lead to.  A function
 # has the text it has there, whatever version gave it that: all migrations that are missing run together.
 MIGRATIONS: tuple[Migration, ...] = (
@@ -161,7 +240,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 end loop;
             end $$
             """,
-            *(_function(name) for name in ("append_all", "put_witness", "compact")),
+            *(_function(name) for name in ("put_witness", "compact")),
             _APPEND_BATCH_OF_1,
         ),
         post=(
@@ -172,6 +251,29 @@ MIGRATIONS: tuple[Migration, ...] = (
                 bigint[], bytea[], bigint[], bytea[], double precision, bigint, integer, bigint
             )
             """,
+        ),
+    ),
+    Migration(
+        pre=(
+            *(_function(name) for name in APPENDING),
+            _APPEND_ALL_OF_2,
+        ),
+        post=(
+            _DROP_APPENDS_OF_2,
+            *_index_anew(
+                "change_once",
+                "create unique index change_once on change (collection, counter, device_id, account_id)",
+            ),
+            *_index_anew(
+                "change_live_of_record",
+                "create index change_live_of_record on change (collection, record_id, account_id, seq)"
+                " where replaced_at is null",
+            ),
+            *_index_anew(
+                "change_replaced_of_record",
+                "create index change_replaced_of_record on change (collection, record_id, account_id, seq)"
+                " where replaced_at is not null",
+            ),
         ),
     ),
 )

@@ -48,7 +48,7 @@ SETTINGS = {
     "default_transaction_isolation": "read committed",  # every promise about locks stands on it
     # Every look-up is by index and in its order, also into tables that were empty when the
     # plan was made and in the one collection that is a thousand times larger than the others.
-    # And with sixteen partitions planning takes longer than doing: plans are made once.
+    # And with many partitions planning takes longer than doing: plans are made once.
     "enable_seqscan": "off",
     "enable_sort": "off",
     "plan_cache_mode": "force_generic_plan",
@@ -144,7 +144,10 @@ class Pool:
             raise StoreUnavailable("too many calls are waiting for the database")
         self._entered()
         try:
-            async with asyncio.timeout(ACQUIRE_S):
+            if self._room.locked():
+                async with asyncio.timeout(ACQUIRE_S):
+                    await self._room.acquire()
+            else:
                 await self._room.acquire()
         except BaseException as exc:
             self._left()

@@ -51,8 +51,9 @@ from hub.store import (
     Totals,
 )
 from hub.store.loading import Loading
-from hub.store.sqlite import dump, operators, queries
-from hub.store.sqlite.batch import Batch
+from hub.store.sqlite import crowd, dump, operators, queries
+from hub.store.sqlite.batch import Batch, Known
+from hub.store.sqlite.crowd import Crowd
 from hub.store.sqlite.file import BUSY_TIMEOUT_MS, MIGRATIONS, File
 from hub.store.sqlite.threads import Crew, T, Work, read_in_one
 from hub.terms import (
@@ -77,7 +78,7 @@ SCRUB_WITHIN_MS = 250  # writes wait meanwhile
 SCRUB_AGAIN_S = 1.0  # after a try that a long reader, such as a dump, was in the way of
 
 
-class SqliteStore:
+class SqliteStore(Crowd):
     """Keeps everything in the file ``path``; its folder must exist."""
 
     def __init__(
@@ -96,6 +97,8 @@ class SqliteStore:
         self._quota_bytes = Policy().quota_bytes if quota_bytes is None else quota_bytes
         self._scrub_due = False  # removed bytes may still stand in the WAL; the writer's alone
         self._scrub_at = 0.0  # not before that
+        self._known = Known()  # the writer's alone
+        self._batched = False  # the write under way is one of a batch; the writer's alone
         self._loading = Loading()  # the writer's alone
         self._dumps: set[Crew] = set()
         self._writer = Crew("hub-store-writer", 1, self._file.open, self._file.release, self._write)
@@ -147,10 +150,10 @@ class SqliteStore:
         """As promised."""
         return await self._writer.run(lambda db: queries.claim(db, name, value))
 
-    async def session_order(self) -> int:
+    async def session_orders(self, count: int) -> list[int]:
         """As promised, for the life of this program: no other has the file, and no session outlives it."""
         self._writer.must_be_open()
-        return next(self._session_orders)
+        return list(itertools.islice(self._session_orders, count))
 
     async def remember(self, name: str, value: bytes) -> None:
         """As promised."""
@@ -163,13 +166,19 @@ class SqliteStore:
         return row[0] if row else None
 
     def _write(self, db: sqlite3.Connection, work: Work[T]) -> T:
+        self._batched = False
         db.execute("begin immediate")
         try:
             result = work(db)
             db.execute("commit")
+        except BaseException:
+            self._batched = False
+            raise
         finally:
             if db.in_transaction:
                 db.execute("rollback")
+            if not self._batched:
+                self._known.forget()
         if (self._scrub_due or self._file.wal_is_long()) and time.monotonic() >= self._scrub_at:
             self._scrub(db)
         return result
@@ -188,9 +197,9 @@ class SqliteStore:
         """As promised."""
 
         def work(db: sqlite3.Connection) -> list[Appended]:
-            batch = Batch(db, now, self._limits, self._quota_bytes)
-            appended = [batch.append(append) for append in appends]
-            batch.flush()
+            self._batched = True
+            batch = Batch(db, self._known, now, self._limits, self._quota_bytes)
+            appended = batch.append_all(appends)
             self._scrub_due |= batch.wiped
             return appended
 
@@ -208,18 +217,16 @@ class SqliteStore:
         collection_ids: Collection[CollectionId] | None,
     ) -> list[CollectionState]:
         """As promised."""
+        asked = (account_id, space_id, device_id, collection_ids)
+        return await self._readers.run(lambda db: crowd.states(db, *asked))
 
-        def work(db: sqlite3.Connection) -> list[CollectionState]:
-            query = (
-                "select collection_id, head, coalesce(last, 0) from collection"
-                " left join counter on counter.collection = collection.number and device_id = ?"
-                " where collection.account_id = ? and space_id = ?"
-            )
-            if collection_ids is None:
-                return [CollectionState(*row) for row in db.execute(query, (device_id, account_id, space_id))]
-            query += " and collection_id = ?"
-            rows = (db.execute(query, (device_id, account_id, space_id, each)).fetchone() for each in collection_ids)
-            return [CollectionState(*(row or (each, 0, 0))) for each, row in zip(collection_ids, rows, strict=True)]
+    async def heads(self, keys: Sequence[CollectionKey]) -> list[Seq]:
+        """As promised."""
+
+        def work(db: sqlite3.Connection) -> list[Seq]:
+            query = "select head from collection where account_id = ? and space_id = ? and collection_id = ?"
+            rows = (db.execute(query, key).fetchone() for key in keys)
+            return [head for (head,) in (row or (0,) for row in rows)]
 
         return await self._readers.run(work)
 
@@ -266,27 +273,21 @@ class SqliteStore:
 
     async def witnesses(self, key: CollectionKey) -> list[tuple[DeviceId, bytes]]:
         """As promised, by device id."""
-
-        def work(db: sqlite3.Connection) -> list[tuple[DeviceId, bytes]]:
-            found = queries.find_collection(db, key)
-            query = "select device_id, sealed from witness where collection = ? order by device_id"
-            return db.execute(query, found[:1]).fetchall() if found else []
-
-        return await self._readers.run(work)
+        return await self._readers.run(lambda db: crowd.witnesses(db, key))
 
     async def compact(self, replaced_before: float, limit: int) -> int:
         """As promised, the longest replaced first."""
 
         def work(db: sqlite3.Connection) -> int:
             old = db.execute(
-                "select collection, seq from change indexed by change_replaced"
+                "select collection, rowid from change indexed by change_replaced"
                 " where replaced_at is not null and replaced_at < ?"
                 " and account_id not in (select account_id from account where moving_to <> '')"
-                " order by replaced_at, collection, seq limit ?",
+                " order by replaced_at, rowid limit ?",
                 (replaced_before, limit),
             ).fetchall()
             for number, of_number in itertools.groupby(sorted(old), key=itemgetter(0)):
-                freed = queries.drop_changes(db, number, [seq for _, seq in of_number])
+                freed = queries.drop_changes(db, [rowid for _, rowid in of_number])
                 query = "select account_id, space_id from collection where number = ?"
                 account_id, space_id = db.execute(query, (number,)).fetchone()
                 queries.add_used_bytes(db, account_id, space_id, -freed)
@@ -302,8 +303,7 @@ class SqliteStore:
 
     async def spaces(self, account_id: AccountId) -> list[Space]:
         """As promised."""
-        query = f"select {queries.columns(Space)} from space where account_id = ? order by created_at, space_id"
-        return await self._readers.run(lambda db: [Space(*row) for row in db.execute(query, (account_id,))])
+        return await self._readers.run(lambda db: crowd.spaces(db, account_id))
 
     async def schedule_space_deletion(self, account_id: AccountId, space_id: SpaceId, at: float | None) -> bool:
         """As promised."""
@@ -445,8 +445,7 @@ class SqliteStore:
 
     async def device(self, device_id: DeviceId) -> Device | None:
         """As promised."""
-        query = f"select {queries.columns(Device)} from device where device_id = ?"
-        return await self._readers.run(lambda db: queries.one(Device, db.execute(query, (device_id,))))
+        return await self._readers.run(lambda db: crowd.find_device(db, device_id))
 
     async def devices(self, account_id: AccountId) -> list[Device]:
         """As promised."""
@@ -660,9 +659,7 @@ class SqliteStore:
 
     async def moved_device(self, device_id: DeviceId) -> MovedDevice | None:
         """As promised."""
-        query = "select device_id, device_pk, url, moved_at from moved where device_id = ?"
-        row = await self._readers.run(lambda db: db.execute(query, (device_id,)).fetchone())
-        return MovedDevice(*row) if row else None
+        return await self._readers.run(lambda db: crowd.find_moved(db, device_id))
 
     async def forget_moved(self, before: float) -> int:
         """As promised."""

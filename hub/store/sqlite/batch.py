@@ -1,32 +1,111 @@
-"""Judges the drafts of one batch and keeps the good ones: the appends of one transaction in SQLite."""
+"""Judges the drafts of one batch and keeps the good ones: the appends of one transaction in SQLite.
+
+The fast path is that nothing is asked or written a draft at a time.  What all drafts of a batch
+need to know is looked up in one statement before the first is judged, and kept for the batches
+after it; what the good ones change is gathered, and written by one statement a table.  A statement
+for many rows runs with the interpreter's lock let go all the while, where one a row would take it
+back each time and wait for the event loop.  Of 400 drafts each costs 25 us of processor time, a
+fifth of it Python's, instead of 85.
+
+What is rare (a retry, a purge, a wipe, an append that is all or nothing) first has written what is
+gathered, and then asks the database itself.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import cast
 
 from hub.store import Answer, Append, Appended, Draft
 from hub.store.sqlite import queries
 from hub.terms import (
     FREEING_KINDS,
-    LOG_KINDS,
     ZERO_ID,
     AccountId,
     Change,
     CollectionId,
-    CollectionKey,
     DeviceId,
     Kind,
     Limits,
+    RecordId,
     Seq,
     SpaceId,
 )
 from hub.wire.header import Header
 
-CONTENT = "(1, 2, 8)"  # put, delete, delta
+PUT, DELETE, PURGE, WIPE, WITNESS, KEYRING, DELTA = Kind  # plain names: an attribute of an enum is slow
+CONTENT = (int(PUT), int(DELETE), int(DELTA))
 # What a change replaces: live changes of the same record and of these kinds.
-REPLACES = {Kind.PUT: CONTENT, Kind.DELETE: CONTENT, Kind.KEYRING: "(6)", Kind.PURGE: "(3)"}
+REPLACES: dict[int, tuple[int, ...]] = {
+    int(PUT): CONTENT,
+    int(DELETE): CONTENT,
+    int(PURGE): (int(PURGE),),
+    int(WIPE): (),
+    int(KEYRING): (int(KEYRING),),
+    int(DELTA): (),
+}
+CLOSINGS = ("", "suspended", "moving")
+KNOWN_MAX = 20_000  # pairs of a device and a collection: about 10 MiB
+
+
+def _listed(kinds: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, kinds))})"
+
+
+LOOK_UP = (
+    "with moment(now) as (values (?)), asked(place, account_id, space_id, device_id, collection_id) as (values",
+    "(?, ?, ?, ?, ?)",
+    ") select group_concat(printf('%d %d %d %d %d %d %d %d %d %d', place, device.device_id is not null,"
+    # Place in CLOSINGS, and own quota; as ``Account.closing`` and ``Account.own_quota``.
+    " iif(suspended_at is not null, 1, iif(moving_to <> '', 2, 0)),"
+    " coalesce(iif(paid_until <= (select now from moment), null, quota_bytes), -1), paid_until is null,"
+    " (select coalesce(sum(used_bytes), 0) from space as each where each.account_id = asked.account_id),"
+    " space.space_id is not null, coalesce(number, 0), coalesce(head, 0), coalesce(last, 0)), ' ')"
+    " from asked"
+    " left join device on device.account_id = asked.account_id and device.device_id = asked.device_id"
+    " and revoked_at is null"
+    " left join account on account.account_id = asked.account_id"
+    " left join space on space.account_id = asked.account_id and space.space_id = asked.space_id"
+    " left join collection on collection.account_id = asked.account_id and collection.space_id = asked.space_id"
+    " and collection.collection_id = asked.collection_id"
+    " left join counter on counter.collection = number and counter.device_id = asked.device_id",
+)
+FOUND = 10  # numbers for each that was asked
+INSERT = (
+    "insert into change (account_id, collection, seq, kind, record_id, change_id, device_id, counter,"
+    " appended_at_ms, replaced_at, sealed) values",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "",
+)
+MOVE_HEADS = ("update collection set head = moved.column2 from (values", "(?, ?)", ") as moved where number = column1")
+MOVE_COUNTERS = (
+    "insert into counter (account_id, collection, device_id, last) values",
+    "(?, ?, ?, ?)",
+    " on conflict do update set last = excluded.last",
+)
+MOVE_BYTES = (
+    "update space set used_bytes = used_bytes + moved.column3 from (values",
+    "(?, ?, ?)",
+    ") as moved where account_id = column1 and space_id = column2",
+)
+REPLACE = (
+    "with moment(now) as (values (?)), asked(collection, record_id) as (values",
+    "(?, ?)",
+    ") update change set replaced_at = (select now from moment) where rowid in (select change.rowid from asked"
+    " cross join change indexed by change_live_of_record on change.collection = asked.collection"
+    " and change.record_id = asked.record_id and replaced_at is null and kind in {kinds})",
+)
+REPLACE_KINDS = {
+    kinds: (REPLACE[0], REPLACE[1], REPLACE[2].format(kinds=_listed(kinds))) for kinds in REPLACES.values() if kinds
+}
+COLLECTION, SEQ, KIND, REPLACED_AT = 1, 2, 3, 9  # in a row of INSERT
+
+_Asked = tuple[AccountId, SpaceId, DeviceId, CollectionId]
+_Fresh = list[tuple[CollectionId, Change]]
+_Outcome = tuple[list[Answer], _Fresh]
 
 
 @dataclass(slots=True)
@@ -35,117 +114,219 @@ class _Log:
 
     number: int
     head: Seq
-    counters: dict[DeviceId, int] = field(default_factory=dict)
-    moved: bool = False  # not yet written
+    counters: dict[DeviceId, int] = field(default_factory=dict)  # of the devices that append now
 
 
 @dataclass(slots=True)
 class _Space:
     """A space, as the batch under way sees it."""
 
-    collections: int
-    more_bytes: int = 0  # not yet written
+    logs: dict[CollectionId, _Log] = field(default_factory=dict)  # those that are asked for and are there
+    collections: int | None = None  # None = not counted yet
+
+
+@dataclass(slots=True)
+class _Account:
+    """An account, as the batch under way sees it."""
+
+    closing: str
+    used_bytes: int
+    quota_bytes: int
+    alive: set[DeviceId] = field(default_factory=set)  # of the devices that append now
+    spaces: dict[SpaceId, _Space] = field(default_factory=dict)
+
+
+class Known:
+    """What batches have looked up: it stays true as long as only batches write.
+
+    Nobody else writes to the file, so whoever carries out the writes keeps it from one batch to the
+    next, and calls ``forget`` after every other write and after a transaction that did not commit.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: dict[AccountId, _Account] = {}
+        self.asked: set[_Asked] = set()
+
+    def forget(self) -> None:
+        """Know nothing."""
+        self.accounts.clear()
+        self.asked.clear()
+
+
+class _Gathered:
+    """What the batch has kept and not yet written."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[object]] = []  # of INSERT, in the order they were kept
+        self.live: dict[tuple[int, RecordId], list[list[object]]] = {}  # of them those that nothing replaced yet
+        self.replacing: dict[tuple[int, ...], set[tuple[int, RecordId]]] = {}  # live changes that are written
+        self.heads: dict[int, Seq] = {}
+        self.counters: dict[tuple[int, DeviceId], tuple[AccountId, int]] = {}
+        self.more_bytes: dict[tuple[AccountId, SpaceId], int] = {}
+
+    def keep(self, row: list[object], record: tuple[int, RecordId], replaced: tuple[int, ...], now: float) -> None:
+        """Note a row of INSERT; it replaces live changes of its record and of those kinds."""
+        live = self.live.get(record)
+        if replaced:
+            self.replacing.setdefault(replaced, set()).add(record)
+            for older in live or ():
+                if older[KIND] in replaced:
+                    older[REPLACED_AT] = now
+            live = [older for older in live if older[REPLACED_AT] is None] if live else None
+        self.live[record] = [*live, row] if live else [row]
+        self.rows.append(row)
+
+    def write(self, db: sqlite3.Connection, now: float) -> None:
+        """Write it all; in the order of the indexes, where neighbours cost less."""
+        for kinds, records in self.replacing.items():
+            queries.run_for_all(db, REPLACE_KINDS[kinds], sorted(records), now)
+        queries.run_for_all(db, INSERT, sorted(self.rows, key=itemgetter(COLLECTION, SEQ)))
+        queries.run_for_all(db, MOVE_HEADS, sorted(self.heads.items()))
+        counters = sorted((account_id, *key, last) for key, (account_id, last) in self.counters.items())
+        queries.run_for_all(db, MOVE_COUNTERS, counters)
+        moved = sorted((*space, more_bytes) for space, more_bytes in self.more_bytes.items() if more_bytes)
+        queries.run_for_all(db, MOVE_BYTES, moved)
 
 
 class Batch:
-    """The appends of one transaction.
+    """The appends of one transaction."""
 
-    Heads, counters and used bytes are looked up once a batch and written once, by
-    ``flush``.  When an append is undone the batch forgets all it has looked up, so
-    nothing of that append is left in it.
-    """
-
-    def __init__(self, db: sqlite3.Connection, now: float, limits: Limits, quota_bytes: int) -> None:
+    def __init__(self, db: sqlite3.Connection, known: Known, now: float, limits: Limits, quota_bytes: int) -> None:
         self.wiped = False
         self._db = db
+        self._known = known
+        self._accounts = known.accounts
         self._now = now
+        self._now_ms = int(now * 1000)
         self._collections_max = limits.collections_per_space_max
         self._default_quota_bytes = quota_bytes
-        self._forget()
+        self._gathered = _Gathered()
+        self._fleeting: set[AccountId] = set()  # their own quota ends with a day: known for this batch only
+        self._forgot = False
 
-    def _forget(self) -> None:
-        self._alive: dict[tuple[AccountId, DeviceId], bool] = {}
-        self._used_bytes: dict[AccountId, int] = {}
-        self._quota_bytes: dict[AccountId, int] = {}
-        self._closings: dict[AccountId, str] = {}
-        self._spaces: dict[tuple[AccountId, SpaceId], _Space | None] = {}
-        self._logs: dict[CollectionKey, _Log | None] = {}
-
-    def flush(self) -> None:
-        """Write what the appends so far have moved."""
-        for key, log in self._logs.items():
-            if log is not None and log.moved:
-                self._write_log(key.account_id, log)
-        for (account_id, space_id), space in self._spaces.items():
-            if space is not None and space.more_bytes:
-                queries.add_used_bytes(self._db, account_id, space_id, space.more_bytes)
-                space.more_bytes = 0
-
-    def _write_log(self, account_id: AccountId, log: _Log) -> None:
-        queries.changed(self._db, "update collection set head = ? where number = ?", log.head, log.number)
-        self._db.executemany(
-            "insert into counter (account_id, collection, device_id, last) values (?, ?, ?, ?)"
-            " on conflict do update set last = excluded.last where excluded.last > counter.last",
-            [(account_id, log.number, device_id, last) for device_id, last in log.counters.items() if last],
-        )
-        log.moved = False
-
-    def append(self, append: Append) -> Appended:
-        """Judge one request's drafts and keep the good ones."""
-        if not self._is_alive(append.account_id, append.device_id):
-            return Appended([], closing="revoked")
-        self._look_up_account(append.account_id)
-        if closing := self._closings[append.account_id]:
-            return Appended([], closing=closing)
-        appended = self._append_whole(append) if append.atomic else self._append_each(append)
-        self._look_up_account(append.account_id)
-        return Appended(appended.answers, appended.fresh, self._used_bytes[append.account_id])
-
-    def _append_each(self, append: Append) -> Appended:
-        fresh: list[tuple[CollectionId, Change]] = []
-        return Appended([self._judge(append, draft, fresh) for draft in append.drafts], fresh)
-
-    def _append_whole(self, append: Append) -> Appended:
-        self.flush()
-        wiped_before = self.wiped
-        self._db.execute("savepoint whole")
-        appended = self._append_each(append)
-        if any(answer.code for answer in appended.answers):
-            self._db.execute("rollback to whole")
-            self._forget()
-            self.wiped = wiped_before
-            appended = Appended(_undone(append, appended))
-        self._db.execute("release whole")
+    def append_all(self, appends: Sequence[Append]) -> list[Appended]:
+        """Judge the requests one after another and keep their good drafts; one answer each."""
+        if len(self._known.asked) > KNOWN_MAX:
+            self._known.forget()
+        self._look_up(appends)
+        appended = [self._append(append) for append in appends]
+        self._write()
+        for account_id in self._fleeting:
+            self._accounts.pop(account_id, None)
         return appended
 
-    def _judge(self, append: Append, draft: Draft, fresh: list[tuple[CollectionId, Change]]) -> Answer:
-        header = draft.header
-        assert header.kind in LOG_KINDS, "witnesses are not appended"
-        space = self._space(append.account_id, append.space_id)
+    def _look_up(self, appends: Sequence[Append]) -> None:
+        """Learn what their drafts need to know; what is known stays, since the batch may have moved it."""
+        wanted: dict[_Asked, None] = {}
+        for append in appends:
+            account_id, space_id, device_id = append.account_id, append.space_id, append.device_id
+            for draft in append.drafts:
+                wanted[account_id, space_id, device_id, draft.header.collection_id] = None
+            if not append.drafts:
+                wanted[account_id, space_id, device_id, ZERO_ID] = None
+        asked = list(wanted.keys() - self._known.asked)
+        rows = [(place, *ids) for place, ids in enumerate(asked)]
+        for (text,) in queries.run_for_all(self._db, LOOK_UP, rows, self._now):
+            numbers = map(int, text.split())
+            for place, alive, closing, quota, lasts, used, there, number, head, last in zip(
+                *[numbers] * FOUND, strict=True
+            ):
+                account_id, space_id, device_id, collection_id = asked[place]
+                if lasts:
+                    self._known.asked.add(asked[place])
+                else:
+                    self._fleeting.add(account_id)
+                account = self._accounts.get(account_id)
+                if account is None:
+                    quota_bytes = self._default_quota_bytes if quota < 0 else quota
+                    account = self._accounts[account_id] = _Account(CLOSINGS[closing], used, quota_bytes)
+                if alive:
+                    account.alive.add(device_id)
+                if not there:
+                    continue
+                space = account.spaces.get(space_id)
+                if space is None:
+                    space = account.spaces[space_id] = _Space()
+                if number:
+                    log = space.logs.get(collection_id)
+                    if log is None:
+                        log = space.logs[collection_id] = _Log(number, head)
+                    log.counters.setdefault(device_id, last)
+
+    # How it judges.
+
+    def _append(self, append: Append) -> Appended:
+        if self._forgot:
+            self._look_up([append])
+        account = self._accounts[append.account_id]
+        if append.device_id not in account.alive:
+            return Appended([], closing="revoked")
+        if account.closing:
+            return Appended([], closing=account.closing)
+        answers, fresh = self._append_whole(append) if append.atomic else self._append_each(append)
+        return Appended(answers, fresh, self._accounts[append.account_id].used_bytes)
+
+    def _append_each(self, append: Append) -> _Outcome:
+        account = self._accounts[append.account_id]
+        space = account.spaces.get(append.space_id)
         if space is None:
-            return Answer(code="not_found")
-        key = CollectionKey(append.account_id, append.space_id, header.collection_id)
-        log = self._log(key)
-        last = self._last(log, header.device_id) if log else 0
+            return [Answer(code="not_found") for _ in append.drafts], []
+        answers: list[Answer] = []
+        fresh: _Fresh = []
+        for draft in append.drafts:
+            header = draft.header
+            log = space.logs.get(header.collection_id)
+            if refusal := self._judge(append, account, space, log, draft):
+                answers.append(refusal)
+                continue
+            change = self._keep(append, account, space, log or self._add_log(append, space, header), draft)
+            fresh.append((header.collection_id, change))
+            answers.append(Answer(change.seq))
+        return answers, fresh
+
+    def _append_whole(self, append: Append) -> _Outcome:
+        self._write()
+        wiped_before = self.wiped
+        self._db.execute("savepoint whole")
+        answers, fresh = self._append_each(append)
+        if any(answer.code for answer in answers):
+            self._db.execute("rollback to whole")
+            # Nothing of it may be left in what the batch knows: from here on each append is looked up by itself.
+            self._gathered = _Gathered()
+            self._known.forget()
+            self._forgot = True
+            self._look_up([append])
+            self.wiped = wiped_before
+            answers, fresh = _undone(append, answers, fresh), []
+        self._db.execute("release whole")
+        return answers, fresh
+
+    def _judge(self, append: Append, account: _Account, space: _Space, log: _Log | None, draft: Draft) -> Answer | None:
+        """The answer to a draft that is not kept, or was before; None: it is to be kept."""
+        header, sealed = draft.header, draft.sealed
+        assert header.kind is not WITNESS, "witnesses are not appended"
+        last = log.counters.get(append.device_id, 0) if log else 0
         if log is not None and header.counter <= last:
             return self._first_answer(log, draft)
         if header.counter > last + 1:
             return Answer(code="out_of_order")
         if header.conditional and (conflict := self._conflict(log, header)):
             return conflict
-        if log is None and space.collections >= self._collections_max:
+        if log is None and self._is_full_of_collections(append, space):
             return Answer(code="too_many")
-        if header.kind not in FREEING_KINDS and self._is_full(append.account_id, len(draft.sealed)):
+        if account.used_bytes + len(sealed) > account.quota_bytes and header.kind not in FREEING_KINDS:
             return Answer(code="quota_exceeded")
-        change = self._keep(key, log or self._add_log(key, space), space, draft)
-        fresh.append((header.collection_id, change))
-        return Answer(change.seq)
+        return None
 
-    def _is_full(self, account_id: AccountId, more_bytes: int) -> bool:
-        return self._used_bytes[account_id] + more_bytes > self._quota_bytes[account_id]
+    def _is_full_of_collections(self, append: Append, space: _Space) -> bool:
+        if space.collections is None:
+            query = "select count(*) from collection where account_id = ? and space_id = ?"
+            (space.collections,) = self._db.execute(query, (append.account_id, append.space_id)).fetchone()
+        return cast(int, space.collections) >= self._collections_max
 
     def _first_answer(self, log: _Log, draft: Draft) -> Answer:
         """What a draft with a used counter gets."""
+        self._write()
         once = (log.number, draft.header.device_id, draft.header.counter)
         where = "where collection = ? and device_id = ? and counter = ?"
         if kept := self._db.execute(f"select seq, sealed from change {where}", once).fetchone():
@@ -157,11 +338,12 @@ class Batch:
     def _conflict(self, log: _Log | None, header: Header) -> Answer | None:
         """The refusal of a conditional draft whose base is not its record's newest change."""
         # Only live changes count: after a purge the record does not exist, though older changes are still kept.
+        self._write()
         newest = (
             log
             and self._db.execute(
                 "select seq, change_id from change indexed by change_live_of_record where collection = ?"
-                f" and record_id = ? and replaced_at is null and kind in {REPLACES[header.kind]}"
+                f" and record_id = ? and replaced_at is null and kind in {_listed(REPLACES[int(header.kind)])}"
                 " order by seq desc limit 1",
                 (log.number, header.record_id),
             ).fetchone()
@@ -169,60 +351,51 @@ class Batch:
         seq, change_id = newest or (0, ZERO_ID)
         return None if change_id == header.base else Answer(0, "conflict", seq, change_id)
 
-    def _keep(self, key: CollectionKey, log: _Log, space: _Space, draft: Draft) -> Change:
+    # What it does with a good draft.
+
+    def _add_log(self, append: Append, space: _Space, header: Header) -> _Log:
+        query = "insert into collection (account_id, space_id, collection_id, head) values (?, ?, ?, 0)"
+        key = append.account_id, append.space_id, header.collection_id
+        number = self._db.execute(query, key).lastrowid
+        assert number is not None and space.collections is not None, "counted before"
+        space.collections += 1
+        log = space.logs[header.collection_id] = _Log(number, 0)
+        return log
+
+    def _keep(self, append: Append, account: _Account, space: _Space, log: _Log, draft: Draft) -> Change:
         """Give the draft the next seq and let it do to the log what its kind says."""
-        header = draft.header
-        more_bytes = len(draft.sealed)
-        if header.kind in REPLACES:
-            self._replace(log, header)
-        if header.kind is Kind.PURGE:
+        header, sealed = draft.header, draft.sealed
+        kind, number = int(header.kind), log.number
+        more_bytes = len(sealed)
+        if kind == PURGE:
             more_bytes -= self._purge(log, header.upto)
-        if header.kind is Kind.WIPE:
+        elif kind == WIPE:
             more_bytes -= self._wipe(log)
-        log.head += 1
-        log.counters[header.device_id] = header.counter
-        log.moved = True
-        space.more_bytes += more_bytes
-        self._used_bytes[key.account_id] += more_bytes
-        change = Change(log.head, int(self._now * 1000), draft.sealed)
-        self._insert(key.account_id, log.number, header, change)
-        return change
-
-    def _insert(self, account_id: AccountId, number: int, header: Header, change: Change) -> None:
-        self._db.execute(
-            "insert into change (account_id, collection, seq, kind, record_id, change_id, device_id, counter,"
-            " appended_at_ms, sealed) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                account_id,
-                number,
-                change.seq,
-                int(header.kind),
-                header.record_id,
-                header.change_id,
-                header.device_id,
-                header.counter,
-                change.appended_at_ms,
-                change.sealed,
-            ),
-        )
-
-    def _replace(self, log: _Log, header: Header) -> None:
-        self._db.execute(
-            "update change indexed by change_live_of_record set replaced_at = ? where collection = ?"
-            f" and record_id = ? and replaced_at is null and kind in {REPLACES[header.kind]}",
-            (self._now, log.number, header.record_id),
-        )
+        seq = log.head = log.head + 1
+        log.counters[append.device_id] = header.counter
+        account.used_bytes += more_bytes
+        gathered, account_id, now_ms = self._gathered, append.account_id, self._now_ms
+        gathered.heads[number] = seq
+        gathered.counters[number, append.device_id] = account_id, header.counter
+        names = account_id, append.space_id
+        gathered.more_bytes[names] = gathered.more_bytes.get(names, 0) + more_bytes
+        record_id, ids = header.record_id, (header.change_id, header.device_id)
+        row: list[object] = [account_id, number, seq, kind, record_id, *ids, header.counter, now_ms, None, sealed]
+        gathered.keep(row, (number, record_id), REPLACES[kind], self._now)
+        return Change(seq, now_ms, sealed)
 
     def _purge(self, log: _Log, upto: Seq) -> int:
+        self._write()
         tombstones = self._db.execute(
-            "select seq from change indexed by change_tombstone"
+            "select rowid from change indexed by change_tombstone"
             " where collection = ? and seq <= ? and kind = 2 and replaced_at is null",
             # The wire carries 64 bits without a sign, SQLite takes 63.
             (log.number, min(upto, log.head)),
         )
-        return queries.drop_changes(self._db, log.number, [seq for (seq,) in tombstones.fetchall()])
+        return queries.drop_changes(self._db, [rowid for (rowid,) in tombstones.fetchall()])
 
     def _wipe(self, log: _Log) -> int:
+        self._write()
         self.wiped = True
         query = "select coalesce(sum(length(sealed)), 0) from change where collection = ?"
         (freed,) = self._db.execute(query, (log.number,)).fetchone()
@@ -230,55 +403,17 @@ class Batch:
             self._db.execute(f"delete from {table} where collection = ?", (log.number,))
         return cast(int, freed)
 
-    # What the batch looks up, and remembers.
-
-    def _is_alive(self, account_id: AccountId, device_id: DeviceId) -> bool:
-        if (account_id, device_id) not in self._alive:
-            self._alive[account_id, device_id] = queries.is_alive(self._db, account_id, device_id)
-        return self._alive[account_id, device_id]
-
-    def _look_up_account(self, account_id: AccountId) -> None:
-        if account_id not in self._used_bytes:
-            account = queries.find_account(self._db, account_id)
-            assert account is not None, "a device belongs to an account"
-            self._used_bytes[account_id] = account.used_bytes
-            self._closings[account_id] = account.closing()
-            own = account.own_quota(self._now)
-            self._quota_bytes[account_id] = self._default_quota_bytes if own is None else own
-
-    def _space(self, account_id: AccountId, space_id: SpaceId) -> _Space | None:
-        if (account_id, space_id) not in self._spaces:
-            found = queries.find_space(self._db, account_id, space_id)
-            query = "select count(*) from collection where account_id = ? and space_id = ?"
-            (collections,) = self._db.execute(query, (account_id, space_id)).fetchone()
-            self._spaces[account_id, space_id] = _Space(collections) if found else None
-        return self._spaces[account_id, space_id]
-
-    def _log(self, key: CollectionKey) -> _Log | None:
-        if key not in self._logs:
-            found = queries.find_collection(self._db, key)
-            self._logs[key] = _Log(*found) if found else None
-        return self._logs[key]
-
-    def _add_log(self, key: CollectionKey, space: _Space) -> _Log:
-        query = "insert into collection (account_id, space_id, collection_id, head) values (?, ?, ?, 0)"
-        number = self._db.execute(query, key).lastrowid
-        assert number is not None, "an insert has a rowid"
-        space.collections += 1
-        log = self._logs[key] = _Log(number, 0)
-        return log
-
-    def _last(self, log: _Log, device_id: DeviceId) -> int:
-        if device_id not in log.counters:
-            query = "select last from counter where collection = ? and device_id = ?"
-            (log.counters[device_id],) = self._db.execute(query, (log.number, device_id)).fetchone() or (0,)
-        return log.counters[device_id]
+    def _write(self) -> None:
+        """Write what is gathered."""
+        if self._gathered.rows:
+            self._gathered.write(self._db, self._now)
+            self._gathered = _Gathered()
 
 
-def _undone(append: Append, appended: Appended) -> list[Answer]:
+def _undone(append: Append, answers: list[Answer], fresh: _Fresh) -> list[Answer]:
     """The answers of an all-or-nothing append that came to nothing."""
-    taken_back = {(collection_id, change.seq) for collection_id, change in appended.fresh}
+    taken_back = {(collection_id, change.seq) for collection_id, change in fresh}
     return [
         Answer(code="atomic_refused") if (draft.header.collection_id, answer.seq) in taken_back else answer
-        for draft, answer in zip(append.drafts, appended.answers, strict=True)
+        for draft, answer in zip(append.drafts, answers, strict=True)
     ]

@@ -20,7 +20,6 @@ _KEYS = {
     "space": "space_id",
     "growth": "space_id, day",
     "audit": "number",
-    "change": "seq",
     "counter": "device_id",
     "receipt": "device_id, counter",
     "witness": "device_id",
@@ -60,9 +59,18 @@ def _account_rows(db: sqlite3.Connection, account_id: AccountId) -> Iterator[Row
     query = f"select {columns} from collection where account_id = ? order by space_id, collection_id"
     for number, *row in db.execute(query, (account_id,)):
         yield "collection", tuple(row)
-        for table in ("change", "counter", "receipt", "witness"):
+        yield from _change_rows(db, number)
+        for table in ("counter", "receipt", "witness"):
             yield from _table_rows(db, table, "collection", number)
     yield from _table_rows(db, "audit", "account_id", account_id)
+
+
+def _change_rows(db: sqlite3.Connection, number: int) -> Iterator[Row]:
+    half = f"select {', '.join(TABLES['change'])} from change indexed by"
+    where = "where collection = ?1 and replaced_at is"
+    query = f"{half} change_live {where} null union all {half} change_replaced_by_seq {where} not null order by seq"
+    for row in db.execute(query, (number,)):
+        yield "change", row
 
 
 def _table_rows(db: sqlite3.Connection, table: str, column: str, owner: bytes | int) -> Iterator[Row]:

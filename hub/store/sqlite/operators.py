@@ -160,10 +160,11 @@ def space_facts(db: sqlite3.Connection, account_id: AccountId) -> list[SpaceFact
     spaces = (
         f"select created_at, {queries.columns(Space)} from space where account_id = ? order by created_at, space_id"
     )
-    # The change at the head is always kept: only what something later replaced is ever dropped.
+    # The change at the head is always kept, and live: only something later replaces it.
     counts = (
         "select count(*), coalesce(sum(head), 0), coalesce(max(appended_at_ms), 0) / 1000.0 from collection"
-        " left join change on change.collection = collection.number and seq = head"
+        " left join change indexed by change_live"
+        " on change.collection = collection.number and seq = head and replaced_at is null"
         " where collection.account_id = ? and collection.space_id = ?"
     )
     growth = "select day, used_bytes from growth where account_id = ? and space_id = ? order by day"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hub.errors import Refusal
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound="DataclassInstance")
 
 HASH_BYTES = 16
+ROWS_AT_ONCE_MAX = 256  # in one statement; longer ones are not faster
+
+_PAGE = "select seq, appended_at_ms, sealed from change indexed by"
+_HALF = "where collection = ?1 and seq > ?2 and replaced_at is"
+# Without statistics SQLite would not choose a partial index by itself.  The two halves are merged as they are read.
+LIVE = f"{_PAGE} change_live {_HALF} null order by seq limit ?3"
+EVERY = (
+    f"{_PAGE} change_live {_HALF} null union all {_PAGE} change_replaced_by_seq {_HALF} not null order by seq limit ?3"
+)
+
+Statement = tuple[str, str, str]  # of many rows: what stands before them, each row, what follows
 
 
 def read_page(
@@ -29,13 +42,12 @@ def read_page(
     if found is None:
         return Page([], 0, 0)
     number, head = found
-    # Without statistics SQLite would not choose the partial index by itself.
-    source = "change indexed by change_live where replaced_at is null and" if live_only else "change where"
-    query = f"select seq, appended_at_ms, sealed from {source} collection = ? and seq > ? order by seq limit ?"
+    query = LIVE if live_only else EVERY
     page: list[Change] = []
     page_bytes = 0
     with contextlib.closing(db.execute(query, (number, after, changes_max + 1))) as rows:
-        for change in map(Change._make, rows):
+        for row in rows:
+            change = Change(*row)
             page_bytes += len(change.sealed)
             if len(page) == changes_max or (page and page_bytes > bytes_max):
                 return Page(page, page[-1].seq, head)
@@ -49,17 +61,17 @@ def find_collection(db: sqlite3.Connection, key: CollectionKey) -> tuple[int, Se
     return cast("tuple[int, Seq] | None", db.execute(query, key).fetchone())
 
 
-def drop_changes(db: sqlite3.Connection, number: int, seqs: Iterable[Seq]) -> int:
-    """Remove changes of a collection but keep what answers their retries; the bytes it freed."""
+def drop_changes(db: sqlite3.Connection, rowids: Iterable[int]) -> int:
+    """Remove changes but keep what answers their retries; the bytes it freed."""
     freed = 0
-    for seq in seqs:
-        query = "select account_id, device_id, counter, sealed from change where collection = ? and seq = ?"
-        account_id, device_id, counter, sealed = db.execute(query, (number, seq)).fetchone()
+    for rowid in rowids:
+        query = "select account_id, collection, device_id, counter, seq, sealed from change where rowid = ?"
+        *receipt, sealed = db.execute(query, (rowid,)).fetchone()
         db.execute(
             "insert into receipt (account_id, collection, device_id, counter, seq, hash16) values (?, ?, ?, ?, ?, ?)",
-            (account_id, number, device_id, counter, seq, hash_of(sealed)),
+            (*receipt, hash_of(sealed)),
         )
-        db.execute("delete from change where collection = ? and seq = ?", (number, seq))
+        db.execute("delete from change where rowid = ?", (rowid,))
         freed += len(sealed)
     return freed
 
@@ -258,6 +270,29 @@ def claim(db: sqlite3.Connection, name: str, value: bytes) -> bytes:
 def set_hub_value(db: sqlite3.Connection, key: str, value: bytes) -> None:
     """Have the database say this of itself."""
     db.execute("insert or replace into hub (key, value) values (?, ?)", (key, value))
+
+
+def run_for_all(
+    db: sqlite3.Connection, statement: Statement, rows: Sequence[Sequence[object]], *first: object
+) -> list[tuple[Any, ...]]:
+    """Run a statement for all rows at once, the values of ``first`` before theirs; what it selects.
+
+    It runs a few times, for so many rows each that only a few lengths ever need to be prepared.
+    """
+    selected: list[tuple[Any, ...]] = []
+    start = 0
+    while left := len(rows) - start:
+        size = min(ROWS_AT_ONCE_MAX, 1 << (left.bit_length() - 1))
+        values = (*first, *chain.from_iterable(rows[start : start + size]))
+        selected += db.execute(_text(statement, size), values).fetchall()
+        start += size
+    return selected
+
+
+@lru_cache(maxsize=256)
+def _text(statement: Statement, size: int) -> str:
+    before, row, after = statement
+    return f"{before} {', '.join([row] * size)}{after}"
 
 
 def columns(kind: type[DataclassInstance]) -> str:
