@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: help serve test lint format docs client lock build clean
+.PHONY: help serve test lint format docs client lock build loadtest clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -36,6 +36,9 @@ client: clients/js/node_modules/.package-lock.json ## make what browsers load, c
 
 build: .venv/installed ## wheel and sdist into dist/
 	$(BIN)/python -m hatchling build --clean
+
+loadtest: .venv/installed-dev ## measure everything once, small, in five minutes, into loadtest/results/
+	$(BIN)/python -m loadtest short --into loadtest/results/$$(date -u +%Y-%m-%d)-short $(ARGS)
 
 lock: .venv/bin/python ## choose new versions and pin them by hash
 	$(PIP) uv

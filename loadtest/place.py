@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -49,6 +50,16 @@ def cpu_s(*pids: int) -> float:
     """User and system time of these processes so far, in seconds."""
     fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
     return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_s(pid: int) -> float:
+    """The same of a process, those it started and those that have ended since: of Postgres, with all its backends."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    total = sum(int(each) for each in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    for child in children(pid):
+        with contextlib.suppress(OSError):  # it has ended just now
+            total += tree_cpu_s(child)
+    return total
 
 
 def children(pid: int) -> list[int]:

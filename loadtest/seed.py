@@ -1,7 +1,7 @@
 """Accounts and devices made straight in a hub's store, so that a measurement begins with a thousand signed-in devices.
 
 A code by mail costs a slow hash and is limited; what is measured here begins after
-it.  What is made is what signing in makes: the hub knows no difference.
+it.  The accounts come in as those of a bundle do: the hub knows no difference.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nacl.signing import SigningKey
 
 from hub.client.keys import SpaceKeys
 from hub.client.storage import MemoryStorage
-from hub.store import Account, Attempt, Device, Space, Store
+from hub.store import Row, Store
 
 APP = "org.example.loadtest"
 DAY_S = 86_400
-NO_LIMIT = 1_000_000
+AT_ONCE = 500  # accounts in one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +49,23 @@ class SeededDevice:
 
 async def seed(store: Store, accounts: int, devices_each: int) -> list[SeededDevice]:
     """So many accounts with one space and so many devices each, durable on return; grouped by account."""
-    return [device for _ in range(accounts) for device in await _seed_account(store, devices_each)]
-
-
-async def _seed_account(store: Store, devices: int) -> list[SeededDevice]:
-    account_id, app_key, now = os.urandom(16), secrets.token_bytes(32), time.time()
-    seeded = [SeededDevice(account_id, os.urandom(16), secrets.token_bytes(32), app_key) for _ in range(devices)]
-    rows = [_device(each, now) for each in seeded]
-    address_tag = os.urandom(32)
-    attempt = Attempt(os.urandom(16), address_tag, rows[0].device_pk, "enrol", APP, now, now + 600)
-    await store.add_attempt(attempt)
-    await store.enrol(
-        attempt.attempt_id,
-        rows[0],
-        Account(account_id, quota_bytes=None, used_bytes=0, created_day=int(now // DAY_S)),
-        address_tag,
-        per_account_max=NO_LIMIT,
-        per_app_max=NO_LIMIT,
-        first_only=False,
-        now=now,
-    )
-    for row in rows[1:]:
-        await store.add_device(row, per_account_max=NO_LIMIT, per_app_max=NO_LIMIT)
-    keys = SpaceKeys.derive(app_key)
-    await store.create_space(Space(account_id, keys.space_id, APP, 0, keys.space_pk), NO_LIMIT, now)
+    seeded: list[SeededDevice] = []
+    for start in range(0, accounts, AT_ONCE):
+        made = [_account(devices_each) for _ in range(min(AT_ONCE, accounts - start))]
+        await store.load([row for _, rows in made for row in rows])
+        seeded += [device for devices, _ in made for device in devices]
+    await store.end_load({device.account_id for device in seeded})
     return seeded
 
 
-def _device(seeded: SeededDevice, now: float) -> Device:
-    return Device(
-        device_id=seeded.device_id,
-        account_id=seeded.account_id,
-        device_pk=bytes(SigningKey(seeded.device_seed).verify_key),
-        scope="app",
-        app_id=APP,
-        enrolled_via="pairing",
-        enrolled_at=now,
-        last_seen_day=int(now // DAY_S),
-    )
+def _account(devices: int) -> tuple[list[SeededDevice], list[Row]]:
+    """An account's devices, and its rows as a bundle would bring them."""
+    account_id, app_key, now = os.urandom(16), secrets.token_bytes(32), time.time()
+    day, keys = int(now // DAY_S), SpaceKeys.derive(app_key)
+    seeded = [SeededDevice(account_id, os.urandom(16), secrets.token_bytes(32), app_key) for _ in range(devices)]
+    rows: list[Row] = [("account", (account_id, os.urandom(32), True, None, day, None, "", None, 0.0, None))]
+    for each in seeded:
+        device_pk = bytes(SigningKey(each.device_seed).verify_key)
+        rows.append(("device", (account_id, each.device_id, device_pk, "app", APP, "pairing", now, day, None, None)))
+    rows.append(("space", (account_id, keys.space_id, APP, 0, keys.space_pk, now, None)))
+    return seeded, rows
