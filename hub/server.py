@@ -137,6 +137,7 @@ class HubServer:
         self._send_away = None
         if self._server is None:
             return
+        self._sockets.closed = True
         self._server.close(close_connections=False)
         for peer in list(self._peers):
             peer.apply(peer.session.end("going_away"))

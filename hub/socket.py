@@ -70,6 +70,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self.all: set[Socket] = set()  # also those that have not asked for anything yet
+        self.closed = False  # True: who was accepted a moment before the port closed is cut off
         self._loop = asyncio.get_running_loop()
         self._to_write: list[Socket] = []
 
@@ -345,6 +346,8 @@ class Socket(ServerConnection):
         """The library takes the connection over."""
         super().connection_made(transport)
         self._sockets.all.add(self)
+        if self._sockets.closed:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -347,3 +348,19 @@ async def test_sigterm_drains_a_replica_and_a_second_one_ends_it_at_once(one_dat
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+# After one turn the connection is in asyncio's own hands, which drop it when the port is closed (Python 3.11).
+@pytest.mark.parametrize("turns", [0, 2, 3, 4, 5])
+async def test_who_is_accepted_while_the_port_closes_is_cut_off(store: MemoryStore, turns: int) -> None:
+    loop = asyncio.get_running_loop()
+    async with replica(store, Line()) as hub:
+        with socket.create_connection(("127.0.0.1", hub.port)) as late:
+            for _ in range(turns):  # of the loop, in which the hub accepts it and makes its transport
+                await asyncio.sleep(0)
+            await hub.server.close()
+            late.setblocking(False)
+            async with asyncio.timeout(2.0):
+                with pytest.raises((EOFError, ConnectionError)):
+                    if not await loop.sock_recv(late, 1):
+                        raise EOFError

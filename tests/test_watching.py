@@ -170,7 +170,7 @@ async def test_disk_and_backup_are_told(tmp_path):
 
 async def test_how_long_redis_takes_is_told(one_redis_url):
     took: list[float] = []
-    bus = RedisBus(one_redis_url, b"k" * 32, took=took.append)
+    bus = RedisBus(one_redis_url, b"k" * 32, took=took.extend)
     await bus.open()
     try:
         bus.publish(b"a" * 16, NoticesLost())
