@@ -14,7 +14,7 @@ from hub.store import Append
 from hub.store.postgres import PostgresStore
 from hub.store.sqlite import SqliteStore
 from loadtest import __main__ as command
-from loadtest import figures
+from loadtest import figures, flame
 from loadtest.alone import alone
 from loadtest.crowd import Crowd
 from loadtest.figures import Figures
@@ -306,6 +306,24 @@ def _devices():
     from loadtest.seed import SeededDevice
 
     return [SeededDevice(b"a" * 16, b"d" * 16, b"s" * 32, b"k" * 32)]
+
+
+def test_a_flame_graph_gives_each_call_its_share_of_the_samples():
+    stacks = [
+        "main (a.py:1);read (b.py:7) 3",
+        "main (a.py:2);read (b.py:9);parse (c.py:1) 1",
+        "main (a.py:2);write (b.py:9) 4",
+    ]
+    assert flame.calls(stacks) == [
+        flame.Call("main (a.py)", 0, 0.0, 1.0),
+        flame.Call("read (b.py)", 1, 0.0, 0.5),
+        flame.Call("parse (c.py)", 2, 0.0, 0.125),
+        flame.Call("write (b.py)", 1, 0.5, 0.5),
+    ]
+    assert flame.calls(stacks, "read (b.py)") == [flame.Call("parse (c.py)", 0, 0.0, 1.0)]
+    with pytest.raises(ValueError, match="no stack has"):
+        flame.calls(stacks, "gone (x.py)")
+    assert flame.drawn(flame.calls(["<a> & b (x.py:1) 1"])).count("&lt;a&gt; &amp; b") == 2
 
 
 def test_a_number_is_shown_with_as_many_digits_as_it_deserves():
