@@ -206,19 +206,23 @@ class Rig:
     sites: list[Site]
     profiles: list[Profile] = field(default_factory=list)
     _taken: int = 0
+    _read: set[tuple[Hub, int]] = field(default_factory=set)  # the mails whose codes were given out
 
     def address(self) -> str:
         """An e-mail address that nobody had."""
         return next(_addresses)
 
     async def code(self, address: str, phrase: str) -> str:
-        """The code that came with this phrase."""
+        """The code of the next mail with this phrase; there are 4,096, so two mails of a test may have the same."""
 
-        def found() -> str | None:
-            mails = [mail for hub in self.hubs for mail in hub.mails()]
-            return next((code for to, words, code in mails if (to, words) == (address, phrase)), None)
+        def found() -> tuple[Hub, int, str] | None:
+            mails = [(hub, at, *mail) for hub in self.hubs for at, mail in enumerate(hub.mails())]
+            asked = ((hub, at, code) for hub, at, to, words, code in mails if (to, words) == (address, phrase))
+            return next((mail for mail in asked if mail[:2] not in self._read), None)
 
-        return await until(found, what=f"a code for {address} ({phrase})")
+        hub, at, code = await until(found, what=f"a code for {address} ({phrase})")
+        self._read.add((hub, at))
+        return code
 
     async def profile(self, browser: Any, site: Site | None = None, **options: Any) -> Profile:
         """A fresh browser profile; unless told otherwise, with an origin that no other open profile has."""

@@ -227,6 +227,38 @@ async def test_the_whole_way_in_goes_by_keyboard_and_in_german(stage):
     assert await page.evaluate("() => [document.documentElement.lang, document.activeElement.id]") == ["en", "language"]
 
 
+FOCUSED = "() => document.activeElement.id"
+
+
+async def test_what_the_hub_tells_takes_nothing_from_under_the_persons_hands(stage):
+    address = stage.rig.address()
+    await stage.device(address, NOTES)
+    person = await stage.person()
+    await person.sign_in(address)
+    page = person.page
+    field = page.get_by_label("Key of an app")
+
+    # On the overview the field is in what is drawn again, on the others beside it.
+    for name in ("", "devices", "apps"):
+        await person.go(name)
+        if not name:
+            await page.get_by_text("Paste or scan a key").click()
+        await field.fill("HALF A KEY")
+        newcomer = await stage.device(address, f"app of {name}")
+        id = newcomer.client.device_id.hex()
+        await person.see(f"app of {name}" if name == "apps" else f"{id[:4]} {id[4:8]}")
+        assert await field.input_value() == "HALF A KEY", name
+        assert await page.evaluate(FOCUSED) == "key", name
+
+    await page.get_by_role("link", name="Account", exact=True).focus()
+    stage.hub.kill()
+    await person.see("No connection, trying again")
+    stage.hub.start()
+    await person.see("Connected")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="Account", exact=True).wait_for()
+
+
 async def test_a_page_goes_on_by_itself_after_the_hub_was_away(stage):
     person = await stage.person()
     await person.sign_in(stage.rig.address())

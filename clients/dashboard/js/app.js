@@ -19,6 +19,7 @@ import { exportPage } from "./pages/export.js";
 import { history } from "./pages/history.js";
 import { overview } from "./pages/overview.js";
 import { signIn } from "./pages/signin.js";
+import { draw } from "./part.js";
 
 /** @typedef {{ title: string, element: HTMLElement, parts: { reload: () => any }[] }} Page */
 
@@ -85,9 +86,8 @@ function drawTop() {
     document.getElementById("language")?.focus();
   };
   const theme = h("button", { type: "button", class: "button quiet", id: "theme", onclick: turnTheme }, t(`theme.${otherTheme()}`));
-  put(
-    top,
-    h("a", { class: "brand", href: "#/" }, "sync-hub"),
+  draw(top, () => [
+    h("a", { class: "brand", id: "brand", href: "#/" }, "sync-hub"),
     h("span", { class: "host" }, location.host),
     h("span", { class: `line-state ${client.status.value.phase}` }, client.signedIn ? t(`phase.${client.status.value.phase}`) : ""),
     h("div", { class: "tools" }, [
@@ -95,7 +95,7 @@ function drawTop() {
       h("select", { id: "language", class: "field small", onchange: choose }, languages),
       theme,
     ]),
-  );
+  ]);
   put(/** @type {HTMLElement} */ (document.getElementById("skip")), t("skip"));
 }
 
@@ -116,7 +116,7 @@ function watchTheme() {
 function drawNav() {
   nav.hidden = kind !== "pages";
   nav.setAttribute("aria-label", t("nav"));
-  if (nav.hidden) return put(nav);
+  if (nav.hidden) return draw(nav, () => []);
   const here = (location.hash || "#/").slice(2).split("/");
   const operator = here[0] === "operator" && mayOperate;
   const names = PAGES.map(([name]) => ({ name: `nav.${name}`, href: name === "overview" ? "#/" : `#/${name}` }));
@@ -127,17 +127,16 @@ function drawNav() {
         link(t(`nav.operator.${name || "stats"}`), `#/operator${name && `/${name}`}`, operator && (here[1] ?? "") === name),
       )
     : [];
-  put(
-    nav,
+  draw(nav, () => [
     h("ul", null, links),
     more.length > 0 && [h("p", { class: "nav-title", id: "nav-operator" }, t("nav.operator")), h("ul", { "aria-labelledby": "nav-operator" }, more)],
-  );
+  ]);
   nav.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 /** @param {string} text @param {string} href @param {boolean} here */
 function link(text, href, here) {
-  return h("li", null, h("a", { href, "aria-current": here ? "page" : null }, text));
+  return h("li", null, h("a", { href, id: `nav${href}`, "aria-current": here ? "page" : null }, text));
 }
 
 /** @param {string} language */

@@ -68,7 +68,6 @@ function set(element, name, value) {
   if (value === null || value === undefined || value === false) return;
   if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
   else if (name === "aria") for (const [key, word] of Object.entries(value)) element.setAttribute(`aria-${key}`, word);
-  else if (name === "value") element.value = value;
   else element.setAttribute(name, value === true ? "" : value);
 }
 

@@ -9,7 +9,11 @@ import { dialog, notice, tell } from "./overlay.js";
 import { forgetKeys, opened, useKey } from "./session.js";
 import { t } from "./text.js";
 
-/** A field for the key, with the camera beside it. @param {() => any} after  when a key was taken or forgotten */
+/**
+ * A field for the key, with the camera beside it. It is made once for a page and stands beside the parts that are
+ * drawn again, so that nothing the hub tells takes a half-typed key away.
+ * @param {() => any} after  when a key was taken or forgotten
+ */
 export function keyPanel(after) {
   const fault = h("p", { class: "fault", role: "alert" });
   const { row, input } = field(
@@ -20,6 +24,7 @@ export function keyPanel(after) {
   const take = async (/** @type {string} */ text) => {
     const { appId } = await useKey(text);
     input.value = "";
+    forget.hidden = false;
     await after();
     notice(t("key.taken", { app: appId }));
   };
@@ -29,10 +34,12 @@ export function keyPanel(after) {
   });
   const forget = button(t("key.forget"), () => {
     forgetKeys();
+    forget.hidden = true;
     tell(t("key.forgotten"));
     after();
   }, "quiet");
-  return h("div", { class: "key-panel" }, form([row], t("key.use"), () => take(input.value), { more: [scan, opened.size > 0 && forget] }), fault);
+  forget.hidden = opened.size === 0;
+  return h("div", { class: "key-panel" }, form([row], t("key.use"), () => take(input.value), { more: [scan, forget] }), fault);
 }
 
 /** What the camera sees, undefined when the person gave up. @returns {Promise<string | undefined>} */

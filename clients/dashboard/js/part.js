@@ -1,8 +1,8 @@
 /**
  * A piece of a page that is loaded, drawn, and loaded again when something happened on the account.
  *
- * Drawing again keeps what the person was at: the focus comes back to the control of the same id, and what
- * was unfolded stays so.
+ * Drawing again keeps what the person was at: what looks as before is left alone, and else the focus comes back
+ * to the control of the same id, what was typed there stands, and what was unfolded stays so.
  */
 
 import { button, h, put } from "./dom.js";
@@ -14,10 +14,10 @@ import { t } from "./text.js";
 /**
  * @template T
  * @param {() => Promise<T>} load
- * @param {(found: T, reload: () => Promise<void>) => any} draw
+ * @param {(found: T, reload: () => Promise<void>) => any} look  what is found, as elements
  * @returns {Part}
  */
-export function part(load, draw) {
+export function part(load, look) {
   const element = h("div", { class: "part" }, h("p", { class: "hint loading" }, t("loading")));
   let turn = 0;
   let drawn = false;
@@ -27,7 +27,7 @@ export function part(load, draw) {
     try {
       const found = await load();
       if (mine !== turn) return;
-      keeping(element, () => put(element, draw(found, reload)));
+      draw(element, () => look(found, reload));
       drawn = true;
     } catch (error) {
       if (mine === turn && !drawn) put(element, fault(error));
@@ -42,15 +42,29 @@ export function part(load, draw) {
   return { element, reload };
 }
 
-/** @param {HTMLElement} element @param {() => void} change */
-function keeping(element, change) {
+/**
+ * Put what `make` gives into the element as `put` does, and keep what the person was at.
+ * @param {HTMLElement} element
+ * @param {() => any} make  may give again elements that are in it
+ */
+export function draw(element, make) {
   const at = element.contains(document.activeElement) ? document.activeElement?.id : "";
   const unfolded = [...element.querySelectorAll("details[open][id]")].map(({ id }) => id);
-  change();
+  const typed = [...element.querySelectorAll("input[id]")].filter((/** @type {any} */ { value, defaultValue }) => value !== defaultValue);
+  const next = put(/** @type {HTMLElement} */ (element.cloneNode()), make());
+  if (element.isEqualNode(next)) return; // with its button a click that is half done would be lost
+  element.replaceChildren(...next.childNodes);
   for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+  for (const { id, value } of /** @type {HTMLInputElement[]} */ (typed)) restore(id, value);
   if (at === "") return;
   const again = at && document.getElementById(at);
   /** @type {HTMLElement} */ (again || document.getElementById("main"))?.focus({ preventScroll: true });
+}
+
+/** @param {string} id @param {string} value */
+function restore(id, value) {
+  const input = document.getElementById(id);
+  if (input instanceof HTMLInputElement) input.value = value;
 }
 
 /** A section with its heading; `id` makes the heading's. @param {string} title @param {...any} children */

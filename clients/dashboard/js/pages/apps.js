@@ -19,7 +19,14 @@ const DAY_S = 86_400;
 
 export function apps() {
   const all = part(load, draw);
-  const element = h("div", null, h("h1", null, t("apps.title")), h("p", { class: "lead" }, t("apps.lead")), all.element);
+  const element = h(
+    "div",
+    null,
+    h("h1", null, t("apps.title")),
+    h("p", { class: "lead" }, t("apps.lead")),
+    all.element,
+    section(t("names.title"), h("p", null, t("names.text")), keyPanel(all.reload)),
+  );
   return { title: t("apps.title"), element, parts: [all] };
 }
 
@@ -31,10 +38,7 @@ async function load() {
 /** @param {{ devices: any[], spaces: any[] }} found @param {() => any} reload */
 function draw({ devices, spaces }, reload) {
   const cards = spaces.map((space) => card(space, devices.filter((device) => device.scope === "app" && device.appId === space.appId), reload));
-  return [
-    cards.length ? h("ul", { class: "cards" }, cards) : h("p", { class: "empty" }, t("apps.none")),
-    section(t("names.title"), h("p", null, t("names.text")), keyPanel(reload)),
-  ];
+  return cards.length ? h("ul", { class: "cards" }, cards) : h("p", { class: "empty" }, t("apps.none"));
 }
 
 /** @param {any} space @param {any[]} devices @param {() => any} reload */

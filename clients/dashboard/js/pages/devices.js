@@ -20,6 +20,7 @@ export function devices() {
     h("h1", null, t("devices.title")),
     h("p", { class: "lead" }, t("devices.lead")),
     all.element,
+    section(t("names.title"), h("p", null, t("names.text")), keyPanel(all.reload)),
   );
   return { title: t("devices.title"), element, parts: [all] };
 }
@@ -28,8 +29,7 @@ export function devices() {
 function draw(found, reload) {
   const order = [...found].sort((a, b) => rank(a) - rank(b) || b.lastSeenDay - a.lastSeenDay);
   const rows = order.map((device) => card(device, reload));
-  const keys = section(t("names.title"), h("p", null, t("names.text")), keyPanel(reload));
-  return [h("ul", { class: "cards" }, rows), keys];
+  return h("ul", { class: "cards" }, rows);
 }
 
 /** Who waits for a word comes first, then this device. @param {any} device */

@@ -12,7 +12,8 @@ import { t } from "../text.js";
 import { accountDeletion, spaceDeletions } from "./deletions.js";
 
 export function overview() {
-  const glance = part(load, draw);
+  const key = keyPanel(() => glance.reload());
+  const glance = part(load, (found, reload) => draw(found, reload, key));
   const element = h("div", null, h("h1", null, t("overview.title")), glance.element);
   return { title: t("overview.title"), element, parts: [glance] };
 }
@@ -24,11 +25,11 @@ async function load() {
   return { devices, spaces, me, lately };
 }
 
-/** @param {any} found @param {() => any} reload */
-function draw({ devices, spaces, me, lately }, reload) {
+/** @param {any} found @param {() => any} reload @param {HTMLElement} key  its panel, the same in every drawing */
+function draw({ devices, spaces, me, lately }, reload, key) {
   return [
     accountDeletion(reload),
-    me && onProbation(me, now()) && probation(me, reload),
+    me && onProbation(me, now()) && probation(me, key),
     newcomers(devices),
     spaceDeletions(spaces, reload),
     room(spaces),
@@ -37,8 +38,8 @@ function draw({ devices, spaces, me, lately }, reload) {
   ];
 }
 
-/** @param {any} me @param {() => any} reload */
-function probation(me, reload) {
+/** @param {any} me @param {HTMLElement} key */
+function probation(me, key) {
   return banner(
     "warn",
     t("probation.title"),
@@ -46,7 +47,7 @@ function probation(me, reload) {
     h(
       "ol",
       { class: "ways" },
-      h("li", null, t("probation.key"), h("details", { class: "more", id: "probation-key" }, h("summary", null, t("probation.key_here")), keyPanel(reload))),
+      h("li", null, t("probation.key"), h("details", { class: "more", id: "probation-key" }, h("summary", null, t("probation.key_here")), key)),
       h("li", null, t("probation.other")),
       h("li", null, t("probation.wait", { when: moment(me.probationUntil) })),
     ),
