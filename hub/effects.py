@@ -241,6 +241,14 @@ class Desk:
         self.waiting[self._tokens] = (request, then, failed)
         return Ask(self._tokens, what)
 
+    def take_in(self, frame: bytes) -> bool:
+        """Queue a frame that somebody else sends, unless that crowds the queue."""
+        queued_bytes = self.queued_bytes + len(frame)
+        if queued_bytes > self._crowded_bytes:
+            return False
+        self.queued_bytes = queued_bytes
+        return True
+
     def send(self, message: m.Message) -> Send:
         """Queue a message."""
         return self.send_frame(encode(message))

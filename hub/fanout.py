@@ -11,13 +11,16 @@ outage that may be all there are.  They take turns, a few at once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from functools import partial
 from typing import Protocol
 
 from hub import log
-from hub.bus import Bus, Notice, NoticesLost
+from hub.bus import Bus, HeadMoved, Notice, NoticesLost
+from hub.delivery import Delivery
 from hub.errors import Refusal
+from hub.metrics import Metrics
 from hub.terms import AccountId, DeviceId
 
 LOCKS = 64
@@ -28,6 +31,9 @@ class Member(Protocol):
     """A session as the fan-out sees it."""
 
     device_id: DeviceId
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Take new changes; False, with nothing done, when ``notice`` has to look at them."""
 
     def notice(self, notice: Notice) -> None:
         """Take a notice; must not block, must not raise."""
@@ -42,8 +48,9 @@ class Member(Protocol):
 class Fanout:
     """The members of every account that has a session here."""
 
-    def __init__(self, bus: Bus, *, sessions_per_account_max: int) -> None:
+    def __init__(self, bus: Bus, metrics: Metrics, *, sessions_per_account_max: int) -> None:
         self._bus = bus
+        self._metrics = metrics
         self._max = sessions_per_account_max
         self._members: dict[AccountId, set[Member]] = {}
         # Following and leaving the bus must not overtake each other for one account; a few
@@ -107,8 +114,23 @@ class Fanout:
         if isinstance(notice, NoticesLost):
             self._compare_soon(members)
             return
+        if isinstance(notice, HeadMoved) and notice.changes:
+            self._deliver(members, notice)
+            return
         for member in members:
             member.notice(notice)
+
+    def _deliver(self, members: list[Member], notice: HeadMoved) -> None:
+        delivery, sent = Delivery(notice), 0
+        for member in members:
+            if member.deliver(delivery):
+                sent += 1
+            else:
+                member.notice(notice)
+        if sent:
+            passed_s = time.time() - notice.changes[-1].appended_at_ms / 1_000
+            self._metrics.changes_delivered.add(len(notice.changes) * sent)
+            self._metrics.delivery_seconds.observe(max(0.0, passed_s), sent)
 
     # --- after lost notices ---
 

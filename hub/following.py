@@ -9,52 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Literal, cast
+from typing import Literal
 
 from hub.bus import HeadMoved, Witnessed
+from hub.delivery import Delivery, Key, changes_frame, without
 from hub.effects import Ask, Began, Desk, Effect, ReadHeads, ReadPage, ReadStates, ReadWitnesses, Send
 from hub.errors import Refusal
 from hub.store import CollectionState, Page
 from hub.subscription import Deliver, DeliverHead, Read, Step, Subscription
-from hub.terms import ZERO_ID, Change, CollectionId, DeviceId, Incarnation, Limits, Seq, SpaceId
+from hub.terms import Change, CollectionId, DeviceId, Incarnation, Limits, Seq, SpaceId
 from hub.wire import messages as m
 from hub.wire.codec import encode
 from hub.wire.header import parse_header
 
 WITNESSES_AGAIN_MAX = 16  # asked for at once when the store had left them unanswered
-
-Key = tuple[SpaceId, CollectionId]
-
-
-class _SameFrame:
-    """The newest changes frame, for all sessions of this replica that are sent the very same changes.
-
-    A notice is given to them one after the other within one turn, so one frame is all
-    that has to be kept.  Encoding it is half of what a delivery costs.
-    """
-
-    __slots__ = ("_deliver", "_frame", "_key")
-
-    def __init__(self) -> None:
-        self._key: Key = (ZERO_ID, ZERO_ID)
-        self._deliver = Deliver(0, 0, 0, ())
-        self._frame = b""
-
-    def of(self, key: Key, deliver: Deliver) -> bytes:
-        """The frame of all these changes with their bytes."""
-        if deliver != self._deliver or key != self._key:
-            self._frame = _changes_frame(key, deliver, deliver.changes)
-            self._key, self._deliver = key, deliver
-        return self._frame
-
-
-_same_frame = _SameFrame()
-
-
-def _changes_frame(key: Key, deliver: Deliver, changes: Sequence[Change]) -> bytes:
-    # A Change is written as its ChangePart is.
-    parts = cast("list[m.ChangePart]", changes)
-    return encode(m.Changes(*key, deliver.after, deliver.upto, deliver.head, parts))
 
 
 class Following:
@@ -204,6 +172,21 @@ class Following:
 
     # --- changes ---
 
+    def deliver(self, delivery: Delivery) -> bytes:
+        """The frame of changes that follow on directly, queued; empty, with nothing done, when there is more to it."""
+        notice = delivery.notice
+        subscription = self._subscriptions.get(delivery.key)
+        if subscription is None or notice.incarnation != self._incarnation or not subscription.awaits(notice.after):
+            return b""
+        own = self._own_seqs.get(delivery.key) if self._own_seqs else None
+        frame = delivery.frame_without(own) if own else delivery.frame()
+        if not self._desk.take_in(frame):
+            return b""
+        subscription.sent = subscription.head = notice.head
+        if own:
+            self._forget_own(delivery.key, own, notice.head)
+        return frame
+
     def head_moved(self, notice: HeadMoved) -> list[Effect]:
         """A collection has new changes."""
         subscription = self._subscriptions.get((notice.space_id, notice.collection_id))
@@ -269,20 +252,19 @@ class Following:
 
     def _deliver(self, subscription: Subscription, step: Deliver) -> Send:
         key, changes = subscription.key, step.changes
-        own = self._own_seqs.pop(key, None) if self._own_seqs else None
-        frame = self._own_frame(key, step, own) if own else _same_frame.of(key, step)
+        if own := self._own_seqs.get(key):
+            self._forget_own(key, own, step.upto)
+            changes = without(own, changes)
+        frame = changes_frame(key, step.after, step.upto, step.head, changes)
         if changes and changes[-1].seq > subscription.caught_up_at:
             return self._desk.send_frame(frame, len(changes), changes[-1].appended_at_ms / 1_000)
         return self._desk.send_frame(frame, len(changes))
 
-    def _own_frame(self, key: Key, step: Deliver, own: set[Seq]) -> bytes:
-        """Some of these changes are the session's own: its device still holds them until it is told their place."""
-        if max(own) > step.upto:
-            self._own_seqs[key] = {seq for seq in own if seq > step.upto}
-        blanked = [
-            Change(change.seq, change.appended_at_ms, b"") if change.seq in own else change for change in step.changes
-        ]
-        return _changes_frame(key, step, blanked)
+    def _forget_own(self, key: Key, own: set[Seq], upto: Seq) -> None:
+        """The session's device was told the place of its own changes up to ``upto``."""
+        del self._own_seqs[key]
+        if max(own) > upto:
+            self._own_seqs[key] = {seq for seq in own if seq > upto}
 
     # --- heads ---
 

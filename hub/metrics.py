@@ -107,10 +107,10 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, number: float) -> None:
-        """One more such number."""
-        self._counts[bisect_left(self._bounds, number)] += 1
-        self._sum += number
+    def observe(self, number: float, times: int = 1) -> None:
+        """One more such number, or ``times`` more."""
+        self._counts[bisect_left(self._bounds, number)] += times
+        self._sum += number * times
 
     def observe_all(self, numbers: Sequence[float]) -> None:
         """So many at once, at half the cost of one call for each."""

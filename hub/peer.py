@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from hub import log
 from hub.bus import Bus, Notice, SessionOpened
+from hub.delivery import Delivery
 from hub.effects import AppendDrafts, Ask, Close, Effect, JoinPairing, LeavePairing, LetIn, Noticed, Opened, Send
 from hub.errors import CLOSINGS, HubError, Refusal, StoreUnavailable
 from hub.fanout import Fanout, Member
@@ -125,6 +126,14 @@ class Peer:
         """The bus has something for this session."""
         self._apply(self.session.noticed(notice, self._loop.time()))
 
+    def deliver(self, delivery: Delivery) -> bool:
+        """New changes; False when ``notice`` has to look at them."""
+        frame = self.session.deliver(delivery)
+        if frame:
+            self._socket.send_soon(frame)
+            return True
+        return False
+
     def send_away(self, retry_after_s: float, within_s: float) -> None:
         """The hub is about to stop: let the session finish and close it, at the latest ``within_s`` from now."""
         self._apply(self.session.go_away(retry_after_s, self._loop.time(), within_s=within_s))
@@ -193,8 +202,8 @@ class Peer:
         if self._socket.held:
             self._read_on()
         # Timers mostly move later; a handle that fires too early costs one look and no cancellation.
-        due = self.session.timer()
-        if due is not None and due < self._wakes_at:
+        due = self.session.times.next
+        if due is not None and due < self._wakes_at and not self._closed:
             self._wake_at(due)
 
     def _send(self, send: Send) -> None:
@@ -354,6 +363,10 @@ class AtPairing(Member):
     def notice(self, notice: Notice) -> None:
         """A frame."""
         self._peer.notice(notice)
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Nobody appends here."""
+        return False
 
     async def compare(self) -> None:
         """A lost frame is lost; the people who wait for it try again."""

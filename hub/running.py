@@ -190,7 +190,7 @@ def _server(
         store=store,
         bus=bus,
         services=services,
-        fanout=Fanout(bus, sessions_per_account_max=limits.sessions_per_account_max),
+        fanout=Fanout(bus, metrics, sessions_per_account_max=limits.sessions_per_account_max),
         http=http,
         metrics=metrics,
         sign_up=settings.sign_up,

@@ -57,7 +57,7 @@ class HubServer:
         self.bus = bus
         self.services = services
         self.fanout = fanout
-        self.pairings = Fanout(bus, sessions_per_account_max=SESSIONS_PER_PAIRING_MAX)
+        self.pairings = Fanout(bus, metrics, sessions_per_account_max=SESSIONS_PER_PAIRING_MAX)
         self.metrics = metrics
         self.hub_urls: Sequence[str] = ()  # known once the port is bound
         self.sign_up = sign_up

@@ -35,6 +35,7 @@ from hub.bus import (
     Signalled,
     Witnessed,
 )
+from hub.delivery import Delivery
 from hub.effects import (
     AppendDrafts,
     Ask,
@@ -82,7 +83,7 @@ TICK_S = 0.5  # pings come at whole ticks of the clock, so that those of many se
 _What = Literal["deadline", "ping", "pong", "read_again", "stalled", "leave", "meeting"]
 
 
-class _Times:
+class Times:
     """When what is due; ``next`` is the earliest, so that whoever asks after every frame pays for a look only."""
 
     __slots__ = ("deadline", "leave", "meeting", "next", "ping", "pong", "read_again", "stalled")
@@ -169,11 +170,11 @@ class Session:
         "_server_nonce",
         "_sign_up",
         "_spaces",
-        "_times",
         "facts",
         "order",
         "session_id",
         "stage",
+        "times",
     )
 
     def __init__(
@@ -218,8 +219,8 @@ class Session:
         self._joining = False  # a pairing is being opened
         self._last_sent_at = now
         self._now = now  # of the call under way; no clock is read
-        self._times = _Times()
-        self._times.set("deadline", now + policy.hello_within_s)
+        self.times = Times()
+        self.times.set("deadline", now + policy.hello_within_s)
 
     # --- what the shell tells ---
 
@@ -232,8 +233,8 @@ class Session:
     def _received(self, frame: bytes | str, now: float) -> list[Effect]:
         if self.stage == "closed":
             return []
-        if self._times.pong is not None:
-            self._times.set("pong", None)  # whoever sends is alive
+        if self.times.pong is not None:
+            self.times.set("pong", None)  # whoever sends is alive
         if isinstance(frame, str):
             return self._close("malformed", "text frames have no meaning here")
         if wait_s := self._budget.take(now, len(frame)):
@@ -297,6 +298,11 @@ class Session:
                 return self._account_changed(notice)
         return []
 
+    def deliver(self, delivery: Delivery) -> bytes:
+        """The frame that new changes come to, queued; empty when ``noticed`` has to look at them (delivery.py)."""
+        facts = self.facts
+        return facts.following.deliver(delivery) if facts is not None and self.stage == "ready" else b""
+
     def sent(self, count: int, now: float) -> list[Effect]:
         """``count`` bytes of the queue have left for the socket, in one frame or several."""
         self._now = now
@@ -306,9 +312,9 @@ class Session:
         if facts is None or not facts.following.paused:
             return []
         if self._desk.queued_bytes > self._limits.queued_bytes_max // 4:
-            self._times.set("stalled", now + self._policy.stalled_within_s)
+            self.times.set("stalled", now + self._policy.stalled_within_s)
             return []
-        self._times.set("stalled", None)
+        self.times.set("stalled", None)
         return facts.following.resume()
 
     def ordered(self, order: int, now: float) -> list[Effect]:
@@ -341,7 +347,7 @@ class Session:
         if self.stage == "closed" or self._leaving:
             return []
         self._leaving = _Leaving(retry_after_s, within_s)
-        self._times.set("leave", now + within_s)
+        self.times.set("leave", now + within_s)
         return self._farewell() if self.stage == "ready" else []
 
     def end(self, closing: str) -> list[Effect]:
@@ -361,14 +367,14 @@ class Session:
 
     def timer(self) -> float | None:
         """When ``timer_fired`` wants to be called next."""
-        return self._times.next if self.stage != "closed" else None
+        return self.times.next if self.stage != "closed" else None
 
     def timer_fired(self, now: float) -> list[Effect]:
         """Something is due."""
         self._now = now
         if self.stage == "closed":
             return []
-        times = self._times
+        times = self.times
         if times.leave is not None and now >= times.leave:
             return self._close("going_away")
         if times.deadline is not None and now >= times.deadline:
@@ -389,7 +395,7 @@ class Session:
 
     def _ping_next(self, after: float) -> None:
         """The next ping: a heartbeat after ``after``, at the whole tick before, as a device pings by itself then."""
-        self._times.set("ping", floor((after + self._heartbeat_s) / TICK_S) * TICK_S)
+        self.times.set("ping", floor((after + self._heartbeat_s) / TICK_S) * TICK_S)
 
     # --- frames ---
 
@@ -442,7 +448,7 @@ class Session:
         if PROTOCOL_VERSION not in message.v:
             return self._close("version")
         self.stage = "looking"
-        self._times.set("deadline", None)  # now it waits for us; the store's own deadlines bound that
+        self.times.set("deadline", None)  # now it waits for us; the store's own deadlines bound that
         self._hello, self._hello_frame = message, frame
         return [self._desk.ask(LookUp(message.device_id), None, self._greet)]
 
@@ -453,7 +459,7 @@ class Session:
         self.stage = "greeted"
         # When thousands come at once a look-up takes seconds, which are not the device's: it would only come back.
         self._auth_deadline = max(self._auth_deadline, self._now + self._policy.hello_within_s)
-        self._times.set("deadline", self._auth_deadline)
+        self.times.set("deadline", self._auth_deadline)
         return [*([LetIn()] if found else []), self._desk.send_frame(self._challenge())]
 
     def _challenge(self) -> bytes:
@@ -497,7 +503,7 @@ class Session:
         proof_ok = self._proved(message.device_pk, message.signature, "enrol")
         what = EnrolDevice(message, self._hello.device_id, proof_ok)
         # A slow store must not cost the person the code: the deadline for auth has been met.
-        self._times.set("deadline", None)
+        self.times.set("deadline", None)
         return [self._desk.ask(what, message.request, self._begin)]
 
     def _proved(self, public_key: bytes, signature: bytes, purpose: signing.Purpose) -> bool:
@@ -515,7 +521,7 @@ class Session:
         device = known.device
         self.stage = "ready"
         self._incarnation, self._spaces = known.incarnation, known.spaces
-        self._times.set("deadline", None)
+        self.times.set("deadline", None)
         following = Following(
             self._desk,
             self._limits,
@@ -774,7 +780,7 @@ class Session:
         self._joining = True
         if self.stage == "greeted":
             # A slow store must not cost the newcomer the connection.
-            self._times.set("deadline", None)
+            self.times.set("deadline", None)
         trusted = self.stage == "ready"
 
         def joined(_: None) -> list[Effect]:
@@ -783,9 +789,9 @@ class Session:
             self._meeting = Meeting(
                 message.channel, self.session_id, message.request, trusted=trusted, limits=self._limits, until=until
             )
-            self._times.set("meeting", until)
+            self.times.set("meeting", until)
             if self.stage == "greeted":
-                self._times.set("deadline", until)
+                self.times.set("deadline", until)
             return [self._desk.send(m.Done(message.request))]
 
         def failed() -> list[Effect]:
@@ -812,7 +818,7 @@ class Session:
 
     def _end_meeting(self) -> list[Effect]:
         met, self._meeting = self._meeting, None
-        self._times.set("meeting", None)
+        self.times.set("meeting", None)
         return [LeavePairing()] if met else []
 
     # --- account ---
@@ -875,8 +881,8 @@ class Session:
 
     def _farewell(self) -> list[Effect]:
         """Tell the device, and ask for a sign that it knows: frames do not overtake one another."""
-        assert self._leaving is not None and self._times.leave is not None
-        self._times.set("leave", max(self._times.leave, self._now + min(self._leaving.within_s, FAREWELL_S)))
+        assert self._leaving is not None and self.times.leave is not None
+        self.times.set("leave", max(self.times.leave, self._now + min(self._leaving.within_s, FAREWELL_S)))
         self._pings_out += 1
         self._leaving.pongs_left = self._pings_out
         return [self._desk.send(m.GoingAway(self._leaving.retry_after_s)), self._desk.send(m.Ping())]
@@ -900,15 +906,15 @@ class Session:
 
     def _read_again_later(self) -> None:
         """When to ask again what the store left unanswered; sooner for some than for others."""
-        if self._times.read_again is None and self.facts and self.facts.following.owes:
+        if self.times.read_again is None and self.facts and self.facts.following.owes:
             share = 0.5 + self.session_id[0] / 512
-            self._times.set("read_again", self._now + self._read_again_after_s * share)
+            self.times.set("read_again", self._now + self._read_again_after_s * share)
             self._read_again_after_s = min(2 * self._read_again_after_s, READ_AGAIN_AFTER_S_MAX)
 
     def _crowded(self) -> None:
         if self.facts and not self.facts.following.paused:
             self.facts.following.pause()
-            self._times.set("stalled", self._last_sent_at + self._policy.stalled_within_s)
+            self.times.set("stalled", self._last_sent_at + self._policy.stalled_within_s)
 
     def _is_paused(self) -> bool:
         return self.facts is not None and self.facts.following.paused
@@ -917,7 +923,7 @@ class Session:
         def tell(heads: list[m.HeadPart]) -> list[Effect]:
             if message is m.Ping:
                 # The clock runs from the ping itself, not from the question to a store that may be slow.
-                self._times.set("pong", self._now + self._policy.pong_within_s)
+                self.times.set("pong", self._now + self._policy.pong_within_s)
                 self._pings_out += 1
             return [self._desk.send(message(heads))]
 
@@ -930,7 +936,7 @@ class Session:
             return self._close("internal")
         if self.stage == "greeted":
             # Whatever was refused before auth, the device has used its one attempt.
-            self._times.set("deadline", self._auth_deadline)
+            self.times.set("deadline", self._auth_deadline)
         refusal = _as_refusal(exc)
         if request is None:
             return []

@@ -34,6 +34,7 @@ EARLY_BYTES_MAX = 65_536  # behind a request that has no answer yet; nobody has 
 _REQUEST_ENDS = b"\r\n\r\n"
 _OPCODES = frozenset(Opcode)
 _WHOLE_BINARY = 0x82  # final, no reserved bits, binary
+_MASKED_MIDDLE = 0x80 | 126  # masked, 126 to 65,535 bytes
 _middle_head = Struct("!BBH").pack
 _long_head = Struct("!BBQ").pack
 _SHORT_HEADS = tuple(bytes((_WHOLE_BINARY, length)) for length in range(126))
@@ -187,9 +188,14 @@ class Socket(ServerConnection):
 
     def _take(self, data: bytes) -> int:
         """Handle whole frames while they are wanted; how many bytes that were.  The fast path of receiving."""
-        receiver, protocol = self._receiver, self.protocol
-        assert receiver is not None
+        protocol = self.protocol
         size, at = len(data), 0
+        if size > 8 and data[0] == _WHOLE_BINARY and data[1] == _MASKED_MIDDLE and protocol.current_size is None:
+            length = data[2] << 8 | data[3]
+            if size == length + 8 and length <= protocol.max_message_size:  # type: ignore[operator]
+                # What nearly every read is: one such frame and nothing else.
+                self._hand_over(data[8:], data[4:8])
+                return size
         while not self.held and at < size:
             left = size - at
             if left < 2:
@@ -215,10 +221,7 @@ class Socket(ServerConnection):
                 self._wanted = end - at
                 break
             if data[at] == _WHOLE_BINARY and protocol.current_size is None:
-                try:
-                    receiver.received(unmasked(data[body:end], data[body - 4 : body]))
-                except Exception as exc:
-                    self._fail(exc)
+                self._hand_over(data[body:end], data[body - 4 : body])
                 at = end
                 continue
             super().data_received(data[at:end])
@@ -226,6 +229,12 @@ class Socket(ServerConnection):
             if protocol.state is not State.OPEN:
                 return size  # what stands behind the end of a conversation is not part of it
         return at
+
+    def _hand_over(self, masked: bytes, mask: bytes) -> None:
+        try:
+            self._receiver.received(unmasked(masked, mask))  # type: ignore[union-attr]
+        except Exception as exc:
+            self._fail(exc)
 
     def process_event(self, event: Event) -> None:
         """What the library has made of bytes it was given."""
@@ -295,8 +304,8 @@ class Socket(ServerConnection):
             self._out.clear()  # the connection has ended, or is ending by the other side's will
         try:
             while self._out and not self.paused:
-                messages, count = self._next_out()
-                self.transport.write(framed(messages))
+                frames, count = self._next_out()
+                self.transport.write(frames)
                 receiver.sent(count)  # type: ignore[union-attr]
         except Exception as exc:
             self._out.clear()
@@ -305,20 +314,20 @@ class Socket(ServerConnection):
             self._emptied.set_result(None)
             self._emptied = None
 
-    def _next_out(self) -> tuple[list[bytes], int]:
-        """The messages of one write, and how many bytes they are together."""
+    def _next_out(self) -> tuple[bytes, int]:
+        """The frames of one write, and how many bytes their messages are together."""
         messages, self._out = self._out, []
-        count = sum(map(len, messages))
-        if count > WRITE_BYTES_MAX and len(messages) > 1:
-            count = taken = 0
-            for message in messages:
-                if taken and count + len(message) > WRITE_BYTES_MAX:
-                    break
-                count += len(message)
-                taken += 1
-            self._out = messages[taken:]
-            del messages[taken:]
-        return messages, count
+        frames: list[bytes] = []
+        count = 0
+        for message in messages:
+            length = len(message)
+            if count and count + length > WRITE_BYTES_MAX:
+                self._out = messages[len(frames) // 2 :]
+                break
+            count += length
+            frames.append(_SHORT_HEADS[length] if length < 126 else _head(length))
+            frames.append(message)
+        return b"".join(frames), count
 
     def resume_writing(self) -> None:
         """The transport has room again."""
@@ -357,19 +366,8 @@ class Socket(ServerConnection):
             self._receiver.lost()
 
 
-def framed(messages: list[bytes]) -> bytes:
-    """The messages as the frames of a server, one behind the other: binary, whole, not masked."""
-    if len(messages) == 1:
-        return _head(len(messages[0])) + messages[0]
-    parts: list[bytes] = []
-    for message in messages:
-        parts += (_head(len(message)), message)
-    return b"".join(parts)
-
-
 def _head(length: int) -> bytes:
-    if length < 126:
-        return _SHORT_HEADS[length]
+    """The head of a server's frame of 126 bytes or more: binary, whole, not masked."""
     if length < 65_536:
         return _middle_head(_WHOLE_BINARY, 126, length)
     return _long_head(_WHOLE_BINARY, 127, length)

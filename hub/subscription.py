@@ -99,6 +99,11 @@ class Subscription:
             return [DeliverHead(head)]
         return self._read_on()
 
+    def awaits(self, after: Seq) -> bool:
+        """Whether it was sent all there is up to ``after``, no more is known, and what follows may be sent as it is."""
+        # What was sent reaches the head: so no read is under way.
+        return self.sent == after == self.head and self._opened and not self._paused and not self._heads_only
+
     def committed(self, after: Seq, head: Seq, changes: Sequence[Change]) -> list[Step]:
         """A notice that carries its changes: all that were appended in (after, head]."""
         if head > self.head:

@@ -263,9 +263,9 @@ class Rig:
         assert self.opened is not None, self.closed
         return self
 
-    async def enter(self) -> Rig:
+    async def enter(self, **fields: Any) -> Rig:
         """Go through the handshake and enter the person's space."""
-        await self.ready()
+        await self.ready(**fields)
         (entered,) = await self.say(m.Enter(1, [m.SpaceProof(self.person.space_id, 0, self.space_proof())]))
         assert isinstance(entered, m.Entered), entered
         return self

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import ClassVar
 
 import pytest
 
 from hub import fanout as room_of_fanout
-from hub.bus import DevicesRevoked, Notice, NoticesLost, Receiver
+from hub.bus import DevicesRevoked, HeadMoved, Notice, NoticesLost, Receiver
 from hub.bus.local import LocalBus
+from hub.delivery import Delivery
 from hub.errors import Refusal
 from hub.fanout import Fanout
+from hub.metrics import Metrics
+from hub.terms import Change
 
 ANNA, BEN = b"a" * 16, b"b" * 16
 NOTICE = DevicesRevoked((b"x" * 16,))
 
 
 class Session:
-    def __init__(self, device_id: bytes = b"d" * 16) -> None:
+    def __init__(self, device_id: bytes = b"d" * 16, *, follows: bool = False) -> None:
         self.device_id = device_id
         self.heard: list[Notice] = []
+        self.delivered: list[bytes] = []
+        self._follows = follows
+
+    def deliver(self, delivery: Delivery) -> bool:
+        if self._follows:
+            self.delivered.append(delivery.frame())
+        return self._follows
 
     def notice(self, notice: Notice) -> None:
         self.heard.append(notice)
@@ -54,7 +65,7 @@ class CountingBus(LocalBus):
 
 
 def fanout(bus: LocalBus | None = None, most: int = 32) -> Fanout:
-    return Fanout(bus or LocalBus(), sessions_per_account_max=most)
+    return Fanout(bus or LocalBus(), Metrics(), sessions_per_account_max=most)
 
 
 async def test_a_notice_reaches_every_session_of_the_account_and_no_other() -> None:
@@ -67,6 +78,37 @@ async def test_a_notice_reaches_every_session_of_the_account_and_no_other() -> N
     bus.publish(ANNA, NOTICE)
     await asyncio.sleep(0)
     assert first.heard == second.heard == [NOTICE] and stranger.heard == []
+
+
+async def test_who_follows_on_is_sent_one_frame_and_counted_and_the_others_look_for_themselves() -> None:
+    bus, metrics = LocalBus(), Metrics()
+    room = Fanout(bus, metrics, sessions_per_account_max=9)
+    first, behind, second = Session(follows=True), Session(), Session(follows=True)
+    for session in (first, behind, second):
+        await room.join(ANNA, session)
+    at_ms = int(time.time() * 1000) - 300
+    notice = HeadMoved(b"s" * 16, b"c" * 16, b"i" * 16, 4, 6, (Change(5, at_ms - 9, b"x"), Change(6, at_ms, b"y")))
+    bus.publish(ANNA, notice)
+    await asyncio.sleep(0)
+    assert behind.heard == [notice] and first.heard == second.heard == []
+    assert first.delivered[0] is second.delivered[0] and behind.delivered == []
+    assert metrics.changes_delivered.get() == 4
+    sessions, seconds = metrics.delivery_seconds.get()
+    assert sessions == 2 and 0.6 <= seconds < 10
+
+
+async def test_new_changes_that_nobody_follows_directly_are_not_counted_as_delivered() -> None:
+    bus, metrics = LocalBus(), Metrics()
+    room = Fanout(bus, metrics, sessions_per_account_max=9)
+    behind, follows = Session(), Session(follows=True)
+    await room.join(ANNA, behind)
+    bus.publish(ANNA, HeadMoved(b"s" * 16, b"c" * 16, b"i" * 16, 4, 5, (Change(5, 1, b"x"),)))
+    await asyncio.sleep(0)
+    await room.join(ANNA, follows)
+    bus.publish(ANNA, HeadMoved(b"s" * 16, b"c" * 16, b"i" * 16, 5, 6))  # too large to be carried
+    await asyncio.sleep(0)
+    assert len(behind.heard) == 2 and len(follows.heard) == 1 and follows.delivered == []
+    assert metrics.delivery_seconds.get() == (0, 0.0)
 
 
 async def test_the_publisher_is_finished_before_anybody_hears() -> None:

@@ -1,14 +1,22 @@
-"""One frame for all sessions that are sent the same changes: byte for byte what each would encode for itself."""
+"""One frame for all sessions that are sent the same changes: byte for byte what each would encode for itself.
+
+And the fast path of delivering (hub/delivery.py) against the rule it stands for.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
 
 from hub.bus import HeadMoved
-from hub.effects import Ask, Effect, ReadHeads, Send
+from hub.delivery import Delivery
+from hub.effects import Ask, Effect, ReadHeads, ReadPage, ReadStates, Send
 from hub.errors import StoreUnavailable
 from hub.store import CollectionState, Page
-from hub.terms import Change, CollectionKey
+from hub.terms import Change, CollectionKey, Limits
 from hub.wire import messages as m
 from hub.wire.codec import encode
 from tests.session_rig import COLLECTION, Person, Rig, person
@@ -16,8 +24,8 @@ from tests.session_rig import COLLECTION, Person, Rig, person
 OTHER = b"o" * 16
 
 
-async def following(someone: Person, *collections: bytes) -> Rig:
-    rig = await Rig(someone).enter()
+async def following(someone: Person, *collections: bytes, limits: Limits | None = None, **hello: bool) -> Rig:
+    rig = await Rig(someone, limits).enter(**hello)
     cursors = [m.CursorPart(each, await someone.store.incarnation(), 0) for each in collections or (COLLECTION,)]
     await rig.say(m.Subscribe(2, someone.space_id, cursors))
     return rig
@@ -37,7 +45,9 @@ async def notice_of(someone: Person, changes: Sequence[Change], collection_id: b
     return HeadMoved(someone.space_id, collection_id, life, after, head, tuple(changes))
 
 
-def told(rig: Rig, notice: HeadMoved) -> bytes:
+def told(rig: Rig, notice: HeadMoved | Delivery) -> bytes:
+    if isinstance(notice, Delivery):
+        return rig.session.deliver(notice)
     (send,) = rig.session.noticed(notice, rig.now)
     assert isinstance(send, Send)
     return send.frame
@@ -60,8 +70,8 @@ async def test_sessions_that_follow_are_sent_one_and_the_same_frame_and_the_writ
     someone = await person()
     writer, second, third = [await following(someone) for _ in range(3)]
     changes = await append(writer, someone.draft(), someone.draft())
-    notice = await notice_of(someone, changes)
-    frames = [told(rig, notice) for rig in (second, writer, third)]
+    delivery = Delivery(await notice_of(someone, changes))
+    frames = [told(rig, delivery) for rig in (second, writer, third)]
     assert frames[0] is frames[2] and frames[0] == plain(someone, changes)
     assert frames[1] == plain(someone, changes, own=[1, 2])
 
@@ -71,7 +81,7 @@ async def test_of_a_batch_of_two_writers_each_is_spared_its_own_bytes_only() -> 
     one, other, third = [await following(someone) for _ in range(3)]
     first = await append(one, someone.draft())
     changes = (*first, *await append(other, someone.draft()))
-    notice = await notice_of(someone, changes)
+    notice = Delivery(await notice_of(someone, changes))
     assert told(one, notice) == plain(someone, changes, own=[1])
     assert told(other, notice) == plain(someone, changes, own=[2])
     assert told(third, notice) == plain(someone, changes)
@@ -91,22 +101,142 @@ async def test_a_session_that_knows_a_higher_head_is_told_that_one() -> None:
     assert (frame, answered[0].frame) == (plain(someone, first), plain(someone, first, head=2))
 
 
-async def test_the_same_changes_of_two_collections_are_two_frames() -> None:
-    someone = await person()
-    rig, other = await following(someone, COLLECTION, OTHER), await following(someone, COLLECTION, OTHER)
-    changes = (Change(1, 5, b"sealed"),)
-    for collection_id in (COLLECTION, OTHER):
-        notice = await notice_of(someone, changes, collection_id)
-        frames = [told(each, notice) for each in (rig, other)]
-        assert frames[0] is frames[1] and frames[0] == plain(someone, changes, collection_id=collection_id)
+# --- the fast path ---
 
 
-async def test_two_notices_that_differ_in_their_bytes_alone_are_two_frames() -> None:
+class Twins:
+    """Two sessions that live through the same; one is offered the fast path, the other has the rule alone."""
+
+    def __init__(self, fast: Rig, slow: Rig) -> None:
+        self.fast, self.slow = fast, slow
+        self.taken = self.declined = 0
+        self.asked: list[tuple[Ask, Ask]] = []
+        self.frames: tuple[list[bytes], list[bytes]] = ([], [])
+
+    def notice(self, notice: HeadMoved) -> None:
+        if notice.changes and (frame := self.fast.session.deliver(Delivery(notice))):
+            self.taken += 1
+            self.frames[0].append(frame)
+            self._both([], self.slow.session.noticed(notice, self.slow.now))
+            return
+        self.declined += 1
+        self._both(*(each.session.noticed(notice, each.now) for each in (self.fast, self.slow)))
+
+    def append(self, changes: Sequence[Change]) -> None:
+        for each in (self.fast, self.slow):
+            assert each.session.facts is not None
+            each.session.facts.following.appended(each.person.space_id, [(COLLECTION, change) for change in changes])
+
+    def answer(self, result: object) -> None:
+        """The oldest question."""
+        if self.asked:
+            asks = self.asked.pop(0)
+            self._both(
+                *(
+                    each.session.answered(ask.token, result, each.now)
+                    for each, ask in zip((self.fast, self.slow), asks, strict=True)
+                )
+            )
+
+    def say(self, message: m.Message) -> None:
+        self._both(*(each.session.received(encode(message), each.now) for each in (self.fast, self.slow)))
+
+    def sent(self, share: float) -> None:
+        for each in (self.fast, self.slow):
+            each.now += 0.01
+        count = int(self.slow.session.queued_bytes * share)
+        self._both(*(each.session.sent(count, each.now) for each in (self.fast, self.slow)))
+
+    def sent_to(self) -> int:
+        """Up to where they were sent the collection."""
+        sent, other = [
+            [(each.sent, each.head) for each in twin.session.facts.following._subscriptions.values()]  # type: ignore[union-attr]
+            for twin in (self.fast, self.slow)
+        ]
+        assert sent == other
+        return sent[0][0] if sent else 0
+
+    def _both(self, of_fast: list[Effect], of_slow: list[Effect]) -> None:
+        asked = []
+        for effects, frames in zip((of_fast, of_slow), self.frames, strict=True):
+            frames += [each.frame for each in effects if isinstance(each, Send)]
+            asked.append([each for each in effects if isinstance(each, Ask)])
+        assert [ask.what for ask in asked[0]] == [ask.what for ask in asked[1]]
+        self.asked += zip(*asked, strict=True)
+        assert self.frames[0] == self.frames[1]
+        for frames in self.frames:
+            frames.clear()
+        self.sent_to()
+        assert self.fast.session.queued_bytes == self.slow.session.queued_bytes
+        assert self.fast.session.timer() == self.slow.session.timer()
+
+
+CROWDED = replace(Limits(), queued_bytes_max=4_096)  # half of it crowds a session
+
+
+@pytest.mark.parametrize("heads_only", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_fast_path_sends_and_asks_what_the_rule_does(seed: int, heads_only: bool) -> None:
+    chance = random.Random(seed)
     someone = await person()
-    rig, other = await following(someone), await following(someone)
-    for each, sealed in ((rig, b"one"), (other, b"two")):
-        changes = (Change(1, 5, sealed),)
-        assert told(each, await notice_of(someone, changes)) == plain(someone, changes)
+    fast, slow = [await following(someone, limits=CROWDED, heads_only=heads_only) for _ in range(2)]
+    slow.session.session_id = fast.session.session_id  # it has a say in when something is asked again
+    twins = Twins(fast, slow)
+    life, head = await someone.store.incarnation(), 0
+    log: list[Change] = []
+    for _ in range(400):
+        what = chance.choices(
+            ["next", "own", "late", "gap", "empty", "other life", "sent", "answer", "fail", "again", "leave"],
+            [30, 10, 5, 1, 2, 2, 40, 40, 1, 1, 2],
+        )[0]
+        if what in ("next", "own", "empty", "other life"):
+            fresh = [
+                Change(len(log) + n, 7, chance.randbytes(chance.choice([40, 300])))
+                for n in range(1, chance.randint(2, 4))
+            ]
+            if what == "own":
+                twins.append(chance.sample(fresh, chance.randint(1, len(fresh))))
+            log += fresh
+        if what in ("next", "own", "late", "gap", "empty", "other life"):
+            after = {"late": twins.sent_to(), "gap": head + 1}.get(what, head)
+            changes = tuple(log[after:])
+            if changes:
+                head = len(log)
+                twins.notice(
+                    HeadMoved(
+                        someone.space_id,
+                        COLLECTION,
+                        b"?" * 16 if what == "other life" else life,
+                        after,
+                        head,
+                        () if what == "empty" else changes,
+                    )
+                )
+        elif what == "sent":
+            twins.sent(chance.choice([0.5, 1.0]))
+        elif what == "fail":
+            twins.answer(StoreUnavailable("restarting"))
+        elif what == "again":
+            cursor = m.CursorPart(COLLECTION, life, chance.randint(0, len(log)))
+            twins.say(m.Subscribe(9, someone.space_id, [cursor]))
+        elif what == "leave":
+            twins.say(m.Unsubscribe(9, someone.space_id, [COLLECTION]))
+            twins.say(m.Subscribe(9, someone.space_id, [m.CursorPart(COLLECTION, life, 0)]))
+        elif twins.asked:
+            twins.answer(_answer(twins.asked[0][0], log))
+    assert (twins.taken > 10 and twins.declined > 10) if not heads_only else twins.taken == 0
+
+
+def _answer(ask: Ask, log: list[Change]) -> object:
+    match ask.what:
+        case ReadPage(after=after):
+            changes = log[after : after + 50]
+            return Page(changes, changes[-1].seq if changes else len(log), len(log))
+        case ReadStates():
+            return [CollectionState(COLLECTION, len(log), 0)]
+        case ReadHeads():
+            return [len(log)]
+    return []  # witnesses
 
 
 # --- heads ---

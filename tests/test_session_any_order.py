@@ -193,7 +193,7 @@ class AnyOrder(RuleBasedStateMachine):
     def who_was_sent_away_goes_in_time(self) -> None:
         if not hasattr(self, "rig") or self.rig.closed:
             return
-        leaving, times = self.rig.session._leaving, self.rig.session._times
+        leaving, times = self.rig.session._leaving, self.rig.session.times
         assert leaving is None or (times.leave is not None and self.rig.now <= times.leave)
         if leaving and leaving.heard and self.rig.session.stage == "ready":
             assert any(request is not None for request, _, _ in self.rig.session._desk.waiting.values())
@@ -201,7 +201,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def the_timer_knows_the_earliest_of_all_times(self) -> None:
         if hasattr(self, "rig") and not self.rig.closed:
-            times = self.rig.session._times
+            times = self.rig.session.times
             paused = self.rig.session._is_paused()
             every = {name: getattr(times, name) for name in type(times).__slots__ if name != "next"}
             assert self.rig.session.timer() == min((at for at in every.values() if at is not None), default=None)

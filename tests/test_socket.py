@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from hub.loop import stock_loop
-from hub.socket import EARLY_BYTES_MAX, WRITE_BYTES_MAX, Socket, Sockets, framed
+from hub.socket import EARLY_BYTES_MAX, WRITE_BYTES_MAX, Socket, Sockets
 
 LIMIT = 70_000
 MASK = b"\x37\xfa\x21\x3d"
@@ -55,6 +55,11 @@ def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv: int = 
     if not masked:
         return head + payload
     return head + MASK + bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+
+
+def framed(messages: list[bytes]) -> bytes:
+    """What a server sends for these."""
+    return b"".join(frame(message, masked=False) for message in messages)
 
 
 def request(port: int) -> bytes:
@@ -122,7 +127,7 @@ async def ours(**options: Any) -> AsyncIterator[Port]:
 
 
 @contextlib.asynccontextmanager
-async def the_librarys() -> AsyncIterator[Port]:
+async def the_librarys(**options: Any) -> AsyncIterator[Port]:
     port = Port()
 
     async def handle(socket: ServerConnection) -> None:
@@ -132,7 +137,7 @@ async def the_librarys() -> AsyncIterator[Port]:
             async for message in socket:
                 ears.received(message)
 
-    async with _serving(handle, port):
+    async with _serving(handle, port, **options):
         yield port
 
 
@@ -161,8 +166,8 @@ async def heard_and_answered(port: Port, pieces: list[bytes]) -> tuple[list[byte
     return ears.heard, answered
 
 
-async def same_as_the_library(pieces: list[bytes]) -> tuple[list[bytes | str], bytes]:
-    async with ours() as mine, the_librarys() as library:
+async def same_as_the_library(pieces: list[bytes], **options: Any) -> tuple[list[bytes | str], bytes]:
+    async with ours(**options) as mine, the_librarys(**options) as library:
         expected = await heard_and_answered(library, pieces)
         assert await heard_and_answered(mine, pieces) == expected
     return expected
@@ -234,6 +239,17 @@ async def test_a_stream_in_one_read_is_heard_as_the_library_hears_it(name: str) 
 async def test_a_stream_cut_at_every_byte_is_heard_as_the_library_hears_it(name: str) -> None:
     stream = (GOOD | FAULTS)[name]
     await same_as_the_library([stream[at : at + 1] for at in range(len(stream))])
+
+
+async def test_a_whole_message_between_pieces_is_a_fault_in_a_read_of_its_own_too() -> None:
+    heard, _ = await same_as_the_library([frame(b"x" * 200, fin=False), frame(b"y" * 200)])
+    assert heard == []
+
+
+@pytest.mark.parametrize(("size", "fits"), [(4_096, True), (4_097, False)])
+async def test_a_message_in_a_read_of_its_own_is_held_to_the_limit(size: int, fits: bool) -> None:
+    heard, _ = await same_as_the_library([frame(b"x" * size)], max_size=4_096)
+    assert bool(heard) is fits
 
 
 async def test_what_stands_behind_the_largest_message_may_be_cut_too() -> None:

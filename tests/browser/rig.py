@@ -205,7 +205,6 @@ class Rig:
     hubs: list[Hub]
     sites: list[Site]
     profiles: list[Profile] = field(default_factory=list)
-    _taken: int = 0
     _read: set[tuple[Hub, int]] = field(default_factory=set)  # the mails whose codes were given out
 
     def address(self) -> str:
