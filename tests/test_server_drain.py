@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import random
 import signal
@@ -132,9 +131,10 @@ async def test_fifty_devices_that_append_all_the_time_lose_nothing_and_leave_one
         assert writer.told and writer.refused == []
         assert len(writer.sent) == writer.sent_when_told == len(writer.seqs), "an append has no answer"
     # Told evenly over the first half of the time; the other half is for finishing.
+    # A busy machine may hold some of them up, but none is told before its time.
     told = sorted(writer.told_at - started for writer in every)
-    assert told[0] < 0.3 and 1.8 < told[-1] < 2.5
-    assert all(later - earlier < 0.3 for earlier, later in itertools.pairwise(told))
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        assert -0.1 < told[round(share * 49)] - 2.0 * share < 0.6, (share, told)
     assert 1.9 < took < 4.5
     waits = sorted(writer.told.retry_after_s for writer in every if writer.told)
     assert RETRY_AFTER_S[0] <= waits[0] < 2 and 3 < waits[-1] <= RETRY_AFTER_S[1] and len(set(waits)) > 40
