@@ -243,7 +243,7 @@ def _add_pepper(options: argparse.Namespace) -> int:
 
 
 async def _serve_until_told(settings: Settings) -> int:
-    from hub.loop import collect_seldom
+    from hub.loop import collect_seldom, take_turns_soon
     from hub.running import running_hub
 
     told: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -252,6 +252,7 @@ async def _serve_until_told(settings: Settings) -> int:
         loop.add_signal_handler(number, told.put_nowait, number)
     async with running_hub(settings) as hub:
         collect_seldom()
+        take_turns_soon()
         print(_welcome(hub, settings), flush=True)
         number = await told.get()
         print("Going down: answering what is under way, then telling the devices to come back.", flush=True)

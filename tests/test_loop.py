@@ -1,4 +1,4 @@
-"""What a hub serves on: the loop, its read buffer, and the collector of garbage."""
+"""What a hub serves on: the loop, its read buffer, how soon threads take turns, and the collector of garbage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.loop import READ_BYTES_MAX, collect_seldom, new_loop, stock_loop
+from hub.loop import READ_BYTES_MAX, collect_seldom, new_loop, stock_loop, take_turns_soon
 from tests.hub_rig import hub_in
 from tests.test_server import anna, second_device
 
@@ -71,6 +71,15 @@ def test_a_hub_serves_on_both(make, tmp_path: Path) -> None:  # type: ignore[no-
 
     with asyncio.Runner(loop_factory=make) as runner:
         runner.run(scenario())
+
+
+def test_a_thread_gets_its_turn_within_a_millisecond() -> None:
+    before = sys.getswitchinterval()
+    try:
+        take_turns_soon()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_garbage_is_looked_for_seldom_and_still_found() -> None:

@@ -38,6 +38,7 @@ from tests.store_exam import (
     a_full_account,
     an_attempt,
     another,
+    draft_of,
     dumped,
     new_account,
     new_id,
@@ -661,6 +662,68 @@ async def test_a_batch_after_a_batch_looks_nothing_up_and_after_another_write_it
     await writer.append(writer.draft(5), writer.draft(5, counter=99), atomic=True)  # nothing of it stays known
     assert (await writer.answer(writer.draft(6, counter=5))).seq == 5
     assert await writer.seqs() == [1, 2, 3, 4, 5]
+
+
+# --- what a batch writes at once ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 13, 511, 512, 513, 700])
+async def test_a_batch_of_any_length_is_kept_whole(store: SqliteStore, path: Path, count: int) -> None:
+    writers = [await new_writer(store) for _ in range(3)]
+    drafts = [writers[at % 3].draft(at) for at in range(count)]
+    await store.append([writers[at % 3].request(draft) for at, draft in enumerate(drafts)], NOW)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert {sealed for (sealed,) in db.execute("select sealed from change")} == {each.sealed for each in drafts}
+        for table, column in (("collection", "head"), ("counter", "last")):
+            values = [value for (value,) in db.execute(f"select {column} from {table}")]
+            assert sum(values) == count and len(values) == min(count, 3)
+        used = db.execute("select sum(used_bytes) from space").fetchone()
+        assert used == (sum(len(each.sealed) for each in drafts),)
+
+
+async def test_a_change_is_kept_under_the_ids_of_its_header(store: SqliteStore, path: Path) -> None:
+    writer = await new_writer(store)
+    drafts = [writer.draft(1), writer.draft(2, kind=Kind.DELTA), writer.draft(kind=Kind.WIPE), writer.draft(3)]
+    for draft in drafts:
+        await writer.append(draft)
+    columns = "account_id, seq, kind, record_id, change_id, device_id, counter, appended_at_ms, sealed"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        kept = db.execute(f"select {columns} from change order by seq").fetchall()
+    for row, draft, seq in zip(kept, drafts[2:], (3, 4), strict=True):
+        header = draft.header
+        ids = header.record_id, header.change_id, writer.device_id
+        expected = (writer.account_id, seq, header.kind, *ids, header.counter, int(NOW * 1000), draft.sealed)
+        assert row == expected
+
+
+async def test_collections_that_come_to_be_in_one_batch_all_count_for_their_space(store: SqliteStore) -> None:
+    writer = await new_writer(store)
+    drafts = [writer.draft(collection_id=b"collection%06d" % number) for number in range(3)]
+    (appended,) = await store.append([writer.request(*drafts)], NOW)
+    (space,) = await store.spaces(writer.account_id)
+    assert space.used_bytes == appended.used_bytes == sum(len(each.sealed) for each in drafts)
+
+
+@pytest.mark.parametrize("bytes_handed, held", [(1_048_576, True), (1_048_577, False)])
+async def test_the_writer_holds_no_more_than_a_mebibyte_of_a_batch_that_is_kept(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, bytes_handed: int, held: bool
+) -> None:
+    handed: list[Any] = []
+    run_for_all = queries_room.run_for_all
+
+    def noted(db: Any, statement: Any, rows: Any, *first: object) -> Any:
+        if statement is batch_room.INSERT:
+            handed[:] = [row[-1] for row in rows]  # a prepared statement keeps the values it was run with last
+        return run_for_all(db, statement, rows, *first)
+
+    monkeypatch.setattr(queries_room, "run_for_all", noted)
+    writer = await new_writer(store)
+    small = [writer.draft(number) for number in range(8)]
+    drafts = [draft_of(draft.sealed + bytes(130_000)) for draft in small]
+    missing = bytes_handed - sum(len(draft.sealed) for draft in drafts)
+    drafts[-1] = draft_of(drafts[-1].sealed + bytes(missing))
+    await writer.append(*drafts)
+    assert any(handed) is held and len(await writer.seqs()) == 8
 
 
 # --- the threads --------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ class File:
         return self._path.with_name(self._path.name + suffix)
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
-        # A batch's statements come in nine lengths each; to prepare a long one takes a millisecond.
+        # A batch's statements come in eighteen lengths each; to prepare a long one takes a millisecond.
         db = sqlite3.connect(self._path, isolation_level=None, cached_statements=512)
         # FULL syncs the WAL at every commit; NORMAL would lose the last commits in a power cut.
         # 8,000 pages before they go into the file: pages that every batch changes are copied once for many.

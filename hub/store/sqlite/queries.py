@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hub.errors import Refusal
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound="DataclassInstance")
 
 HASH_BYTES = 16
-ROWS_AT_ONCE_MAX = 256  # in one statement; longer ones are not faster
+# How many rows one statement is for: no more than a third of them does nothing.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+ROWS_AT_ONCE_MAX = SIZES[-1]
+PAGE_ROWS = 16  # looked at together; so many more than a page holds may be read, 3 MiB at most
 
 _PAGE = "select seq, appended_at_ms, sealed from change indexed by"
 _HALF = "where collection = ?1 and seq > ?2 and replaced_at is"
@@ -31,7 +34,8 @@ EVERY = (
     f"{_PAGE} change_live {_HALF} null union all {_PAGE} change_replaced_by_seq {_HALF} not null order by seq limit ?3"
 )
 
-Statement = tuple[str, str, str]  # of many rows: what stands before them, each row, what follows
+# Of many rows: what stands before them, each row, what follows, and the values of a row that does nothing.
+Statement = tuple[str, str, str, tuple[object, ...]]
 
 
 def read_page(
@@ -46,12 +50,17 @@ def read_page(
     page: list[Change] = []
     page_bytes = 0
     with contextlib.closing(db.execute(query, (number, after, changes_max + 1))) as rows:
-        for row in rows:
-            change = Change(*row)
-            page_bytes += len(change.sealed)
-            if len(page) == changes_max or (page and page_bytes > bytes_max):
-                return Page(page, page[-1].seq, head)
-            page.append(change)
+        while some := rows.fetchmany(PAGE_ROWS):
+            some_bytes = sum([len(sealed) for _, _, sealed in some])
+            if len(page) + len(some) <= changes_max and page_bytes + some_bytes <= bytes_max:
+                page += starmap(Change, some)
+                page_bytes += some_bytes
+                continue
+            for row in some:
+                page_bytes += len(row[2])
+                if len(page) == changes_max or (page and page_bytes > bytes_max):
+                    return Page(page, page[-1].seq, head)
+                page.append(Change(*row))
     return Page(page, head, head)
 
 
@@ -277,22 +286,23 @@ def run_for_all(
 ) -> list[tuple[Any, ...]]:
     """Run a statement for all rows at once, the values of ``first`` before theirs; what it selects.
 
-    It runs a few times, for so many rows each that only a few lengths ever need to be prepared.
+    Rows that do nothing fill the statement up, so that only a few lengths ever need to be prepared and one is enough
+    for a batch: each takes the interpreter's lock back three times.
     """
     selected: list[tuple[Any, ...]] = []
-    start = 0
-    while left := len(rows) - start:
-        size = min(ROWS_AT_ONCE_MAX, 1 << (left.bit_length() - 1))
-        values = (*first, *chain.from_iterable(rows[start : start + size]))
-        selected += db.execute(_text(statement, size), values).fetchall()
-        start += size
+    for start in range(0, len(rows), ROWS_AT_ONCE_MAX):
+        some = rows[start : start + ROWS_AT_ONCE_MAX]
+        text, size = _text(statement, len(some))
+        values = (*first, *chain.from_iterable(some), *statement[3] * (size - len(some)))
+        selected += db.execute(text, values).fetchall()
     return selected
 
 
-@lru_cache(maxsize=256)
-def _text(statement: Statement, size: int) -> str:
-    before, row, after = statement
-    return f"{before} {', '.join([row] * size)}{after}"
+@lru_cache(maxsize=4_096)
+def _text(statement: Statement, rows: int) -> tuple[str, int]:
+    before, row, after, _ = statement
+    size = next(size for size in SIZES if size >= rows)
+    return f"{before} {', '.join([row] * size)}{after}", size
 
 
 def columns(kind: type[DataclassInstance]) -> str:
