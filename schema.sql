@@ -1,4 +1,4 @@
--- The hub's Postgres schema, version 3.  The same tables and columns as
+-- The hub's Postgres schema, version 4.  The same tables and columns as
 -- hub/store/sqlite_schema.sql (a test compares them), and the functions in which
 -- everything happens that takes more than one statement and happens often.
 --
@@ -14,10 +14,16 @@
 --
 -- Every table that grows with data (space, collection, change, counter, receipt,
 -- witness, audit, growth) has account_id in its primary key, every unique index and every
--- foreign key, and is partitioned by hash of it; an engine that spreads tables over
--- machines by account (Citus) can take them as they are.  The small tables (hub,
--- account, operator, device, spent, attempt, invite, listed, moved) are looked up by other things than the
--- account and stay whole: reference tables, in Citus.
+-- foreign key; an engine that spreads tables over machines by account (Citus) can take
+-- them as they are.  The small tables (hub, account, operator, device, spent, attempt,
+-- invite, listed, moved) are looked up by other things than the account and stay whole:
+-- reference tables, in Citus.
+--
+-- Databases that were made before schema version 4 keep what grows in partitions, by hash
+-- of account_id: sixteen of each table, or since version 3 four of change and two of the
+-- others.  All that stands here holds for them too.  New ones have none: every statement
+-- sets up all partitions that it might look into and finds the right one for each row,
+-- which was an eighth of what an append cost, alone in its batch or among 300.
 --
 -- Who waits for whom.  All rows `space` of an account are the lock of its log: they
 -- are locked, in the order (account_id, space_id), before anything of the log is
@@ -136,6 +142,8 @@ create table moved (
 );
 
 -- What one app key opens: all of one app's data of one account.  What an account uses is the sum of its spaces.
+-- Room in the pages of rows that change with every append (space, collection, counter) keeps those updates off the
+-- indexes.
 create table space (
     account_id bytea not null references account,
     space_id bytea not null,
@@ -146,7 +154,7 @@ create table space (
     used_bytes bigint not null default 0,
     deleted_at double precision,
     primary key (account_id, space_id)
-) partition by hash (account_id);
+) with (fillfactor = 70);
 -- Serves the deletion task.
 create index space_due on space (deleted_at) where deleted_at is not null;
 
@@ -165,7 +173,7 @@ create table collection (
     head bigint not null,
     primary key (account_id, number),
     foreign key (account_id, space_id) references space
-) partition by hash (account_id);
+) with (fillfactor = 70);
 -- Prevents one collection from having two logs; serves every look-up by name.
 create unique index collection_by_name on collection (account_id, space_id, collection_id);
 
@@ -183,7 +191,7 @@ create table change (
     replaced_at double precision,      -- null = live
     sealed bytea not null,
     primary key (account_id, collection, seq)
-) partition by hash (account_id);
+);
 -- Ciphertext does not compress: trying costs time and gains nothing.
 alter table change alter column sealed set storage external;
 -- In this and in the indexes by record the numbers stand first: they tell most rows apart by themselves, and
@@ -210,7 +218,7 @@ create table counter (
     last bigint not null,
     primary key (account_id, collection, device_id),
     foreign key (account_id, collection) references collection
-) partition by hash (account_id);
+) with (fillfactor = 70);
 
 -- What is left of a change that was compacted or purged: the answer its retry gets.
 create table receipt (
@@ -221,7 +229,7 @@ create table receipt (
     seq bigint not null,
     hash16 bytea not null,             -- the first 16 bytes of SHA-256 of the sealed bytes
     primary key (account_id, collection, device_id, counter)
-) partition by hash (account_id);
+);
 
 -- The newest witness of each device; not part of the log.
 create table witness (
@@ -232,7 +240,7 @@ create table witness (
     sealed bytea not null,
     primary key (account_id, collection, device_id),
     foreign key (account_id, collection) references collection
-) partition by hash (account_id);
+);
 alter table witness alter column sealed set storage external;
 
 -- What happened on an account, for its owner to read; kept for half a year.
@@ -246,7 +254,7 @@ create table audit (
     subject_id bytea not null,
     count bigint not null,
     primary key (account_id, number)
-) partition by hash (account_id);
+);
 -- Serves forgetting, and counting what happened lately.
 create index audit_by_age on audit (at);
 
@@ -261,33 +269,7 @@ create table growth (
     used_bytes bigint not null,
     primary key (account_id, space_id, day),
     foreign key (account_id, space_id) references space on delete cascade
-) partition by hash (account_id);
-
--- The changes are in four partitions: each is vacuumed by itself, several at once.  What
--- is small is in two: every statement sets up all partitions that it might look into, and
--- finds the right one for each row, so with four of each an append cost some more, and
--- with sixteen, as databases have that were made before schema version 3, half a
--- millisecond more when it was alone in its batch.  Not in one: then Postgres 18 (18.6)
--- forgets that scans of whole tables are off.  The number stays for the life of a database.
--- Room in the pages of rows that change with every append keeps those updates off the indexes.
-do $$
-declare
-    whole text;
-    parts integer;
-begin
-    foreach whole in array array[
-        'space', 'collection', 'change', 'counter', 'receipt', 'witness', 'audit', 'growth'
-    ] loop
-        parts := case whole when 'change' then 4 else 2 end;
-        for part in 0..parts - 1 loop
-            execute format(
-                'create table %I partition of %I for values with (modulus %s, remainder %s)%s',
-                whole || '_' || part, whole, parts, part,
-                case when whole in ('space', 'collection', 'counter') then ' with (fillfactor = 70)' else '' end
-            );
-        end loop;
-    end loop;
-end $$;
+);
 
 
 -- --- functions --------------------------------------------------------------------------------
@@ -799,6 +781,87 @@ begin
         newest_ids[lo:hi] := whole.newest_ids;
         mores[lo:hi] := whole.mores;
     end loop;
+end $$;
+
+-- What append_all says of an append of one draft.  The usual one is kept by statements that each look at one key, in a
+-- fifth of the time that append_all takes, which is made for many.  All others are left to append_all.
+--
+-- What is said there about plans holds here.  Where two indexes would do, an update names its row by its place (ctid),
+-- seen under the account's lock: that is always the cheapest way.
+create function append_one(
+    the_account bytea, the_space bytea, the_device bytea, the_counter bigint, the_sealed bytea,
+    now_s double precision, now_ms bigint, collections_max integer, default_quota bigint,
+    out closing text, out code text, out the_seq bigint, out newest_seq bigint, out newest_id bytea,
+    out more_bytes bigint, out used bigint
+) language plpgsql set search_path from current
+    set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off as $$
+declare
+    bytes constant integer := length(the_sealed);
+    the_kind constant smallint := get_byte(the_sealed, 2);
+    the_collection constant bytea := substr(the_sealed, 25, 16);
+    the_record constant bytea := substr(the_sealed, 41, 16);
+    log bigint;
+    log_row tid;
+    old_rows tid[];
+    old_row tid;
+    newest bytea;
+    answer record;
+begin
+    <<plain>>
+    begin
+        exit plain when the_kind in (3, 4);
+        perform from space where account_id = the_account order by space_id for no key update;
+        exit plain when not found;
+
+        -- What stands, seen after the lock.
+        select number, ctid into log, log_row from collection
+            where account_id = the_account and space_id = the_space
+            and collection_id between the_collection and the_collection order by collection_id;
+        exit plain when not found;
+        select sum(used_bytes) + bytes into used from space where account_id = the_account;
+        perform from device as d join account as a on a.account_id = the_account
+            where d.account_id = the_account and d.device_id = the_device
+            and d.revoked_at is null and a.suspended_at is null and a.moving_to = ''
+            and used <= coalesce(case when a.paid_until <= now_s then null else a.quota_bytes end, default_quota);
+        exit plain when not found;
+        select array_agg(place), (array_agg(change_id))[1] into old_rows, newest from (
+            select ctid as place, change_id from change
+            where account_id = the_account and collection = log and record_id between the_record and the_record
+            and replaced_at is null and kind = any(replaced_by(the_kind)) order by record_id desc, seq desc
+        ) as live;
+        exit plain when get_byte(the_sealed, 3) & 2 = 2
+            and substr(the_sealed, 97, 16) <> coalesce(newest, '\x00000000000000000000000000000000');
+
+        update counter set last = the_counter
+            where account_id = the_account and collection = log and device_id = the_device and last = the_counter - 1;
+        exit plain when not found;
+        update collection set head = head + 1 where ctid = log_row and account_id = the_account
+            returning head into the_seq;
+        update space set used_bytes = used_bytes + bytes where account_id = the_account and space_id = the_space;
+        foreach old_row in array coalesce(old_rows, '{}') loop
+            update change set replaced_at = now_s where ctid = old_row and account_id = the_account;
+        end loop;
+        insert into change (account_id, collection, seq, kind, record_id, change_id, device_id, counter,
+                            appended_at_ms, sealed)
+            values (the_account, log, the_seq, the_kind, the_record, substr(the_sealed, 57, 16), the_device,
+                    the_counter, now_ms, the_sealed);
+        more_bytes := bytes;
+        return;
+    end;
+
+    answer := append_all(
+        the_account, array[bytes::bigint], the_device, array[1], the_space, array[1], array[bytes::bigint],
+        the_collection, array[1], array[1], array[1], array[1], array[0::bigint], array[0::bigint], array[1], null,
+        array[1], array[1], array[the_counter], null, array[0], array[bytes], the_sealed, false, false,
+        now_s, now_ms, collections_max, default_quota
+    );
+    closing := answer.closings[1];
+    code := answer.codes[1];
+    the_seq := answer.seqs[1];
+    newest_seq := answer.newest_seqs[1];
+    newest_id := answer.newest_ids[1];
+    more_bytes := answer.mores[1];
+    used := answer.used_before[1] + coalesce(more_bytes, 0);
 end $$;
 
 -- Keep a device's newest witness; false when it is none, or device or collection are not there; null when the

@@ -138,12 +138,13 @@ class ReadHeads(_Plain, frozen=True):
 
 
 class ReadPage(_Plain, frozen=True):
-    """Answer: ``Page``."""
+    """Answer: ``Page``.  ``goes_on``: there is room for the page behind it, too, which will be asked for at once."""
 
     space_id: SpaceId
     collection_id: CollectionId
     after: Seq
     live_only: bool
+    goes_on: bool
 
 
 class ReadKept(_Plain, frozen=True):
@@ -240,6 +241,11 @@ class Desk:
         self._tokens += 1
         self.waiting[self._tokens] = (request, then, failed)
         return Ask(self._tokens, what)
+
+    @property
+    def room_bytes(self) -> int:
+        """How much may be queued before it is crowded; negative when it is."""
+        return self._crowded_bytes - self.queued_bytes
 
     def take_in(self, frame: bytes) -> bool:
         """Queue a frame that somebody else sends, unless that crowds the queue."""

@@ -22,6 +22,7 @@ from hub.wire import messages as m
 from hub.wire.codec import encode
 from hub.wire.header import parse_header
 
+PAGES_AHEAD = 2  # there must be room for: the one that is asked for, and one more that the store may begin
 WITNESSES_AGAIN_MAX = 16  # asked for at once when the store had left them unanswered
 
 
@@ -247,7 +248,8 @@ class Following:
             self._pages_owed = True
             return []
 
-        what = ReadPage(*subscription.key, step.after, step.live_only)
+        goes_on = self._desk.room_bytes >= PAGES_AHEAD * self._limits.page_bytes
+        what = ReadPage(*subscription.key, step.after, step.live_only, goes_on)
         return self._desk.ask(what, None, read, failed)
 
     def _deliver(self, subscription: Subscription, step: Deliver) -> Send:

@@ -3,9 +3,10 @@
 When a replica goes, its devices come to the others within seconds, and each brings
 nearly the same questions; and of many idle sessions some are always due for a ping.
 ``Shared`` gives everybody the one answer that is on its way or fresh enough;
-``Together`` puts the questions of many into one call; ``Life`` remembers the name of
-the log's life; ``Stopped`` and ``Orders`` ask for a thousand devices in one call.  A
-question is a task of its own: who gives up waiting does not spoil it for the others.
+``Together`` puts the questions of many into one call, and asks ahead for one who reads on
+alone; ``Life`` remembers the name of the log's life; ``Stopped`` and ``Orders`` ask for a
+thousand devices in one call.  A question is a task of its own: who gives up waiting does
+not spoil it for the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from hub import log
 from hub.errors import HubError, StoreUnavailable
@@ -23,6 +24,7 @@ from hub.terms import DeviceId, Incarnation
 
 DEVICES_PER_QUESTION_MAX = 1_000  # larger questions hold a connection too long
 WAITING_MAX = 20_000  # questions of one kind; beyond it the store is not keeping up, and that is the answer
+TURNS_TO_LEAVE = 2  # of the loop: a call's task, and the store's own
 GIVEN_UP_AFTER_S = 2.0  # who has waited so long when a call fails is told so, rather than wait for the next to fail
 LIFE_WITHIN_S = 5.0
 LIFE_FRESH_S = 5.0  # a renewed incarnation is noticed by a running hub after this time
@@ -61,10 +63,36 @@ class Shared(Generic[T]):
             self._answered_at = asyncio.get_running_loop().time()
 
 
-class _Waiting(NamedTuple, Generic[Q, T]):
-    question: Q
-    on_done: Callable[[T | Exception], None]
-    since: float  # of the loop's clock
+class _Waiting(Generic[Q, T]):
+    """A question, and who wants to hear the answer."""
+
+    __slots__ = ("_answer", "on_done", "question", "since", "then")
+
+    def __init__(
+        self, question: Q, on_done: Callable[[T | Exception], None] | None, then: Callable[[T], Q | None] | None
+    ) -> None:
+        self.question = question
+        self.on_done = on_done  # None: nobody yet
+        self.then = then
+        self.since = asyncio.get_running_loop().time()
+        self._answer: T | Exception | None = None  # what nobody has heard yet
+
+    def tell(self, answer: T | Exception) -> None:
+        """One session's failure costs the others nothing."""
+        if self.on_done is None:
+            self._answer = answer
+            return
+        try:
+            self.on_done(answer)
+        except Exception as exc:
+            log.get().error("a session could not take an answer", exc_info=exc)
+
+    def taken_over(self, on_done: Callable[[T | Exception], None], then: Callable[[T], Q | None] | None) -> None:
+        """Somebody asks just this."""
+        self.on_done, self.then = on_done, then
+        if self._answer is not None:
+            asyncio.get_running_loop().call_soon(self.tell, self._answer)
+            self._answer = None
 
 
 class Together(Generic[Q, T]):
@@ -73,6 +101,11 @@ class Together(Generic[Q, T]):
     No timer gathers them: what is asked within one turn of the loop goes together, and
     under load what was asked while a call was under way.  So alone a question waits for
     nobody, and a storm costs a call for hundreds.
+
+    Who asks may say what it will ask ``then``.  When nobody else is waiting, that is on its
+    way before the answer is handed out: so the store works on a page while the one before
+    is encoded and sent.  At most one answer is so made beside the one that is handed out,
+    and it is forgotten at once when it is not asked for in the same breath.
     """
 
     def __init__(
@@ -92,15 +125,28 @@ class Together(Generic[Q, T]):
         self._waiting: deque[_Waiting[Q, T]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._starting = False
+        self._ahead: _Waiting[Q, T] | None = None  # while an answer is handed out: what may be asked next
 
-    def put(self, question: Q, on_done: Callable[[T | Exception], None]) -> None:
+    def put(
+        self,
+        question: Q,
+        on_done: Callable[[T | Exception], None],
+        then: Callable[[T], Q | None] | None = None,
+    ) -> None:
         """Ask; ``on_done`` is called once, in a later turn of the loop, with the answer or with what the call raised:
-        ``StoreUnavailable`` also when too many are waiting."""
+        ``StoreUnavailable`` also when too many are waiting.
+
+        ``then`` tells from the answer what ``on_done`` will ask, None when nothing.
+        """
+        if (ahead := self._ahead) is not None and ahead.question == question:
+            self._ahead = None
+            ahead.taken_over(on_done, then)
+            return
         loop = asyncio.get_running_loop()
         if len(self._waiting) >= WAITING_MAX:
             loop.call_soon(on_done, StoreUnavailable("too many questions are waiting for the store"))
             return
-        self._waiting.append(_Waiting(question, on_done, loop.time()))
+        self._waiting.append(_Waiting(question, on_done, then))
         if not self._starting and len(self._calls) < self._calls_max:
             self._starting = True
             loop.call_soon(self._start)
@@ -123,9 +169,12 @@ class Together(Generic[Q, T]):
     def _start(self) -> None:
         self._starting = False
         while self._waiting and len(self._calls) < self._calls_max:
-            call = asyncio.create_task(self._call(self._take()))
-            self._calls.add(call)
-            call.add_done_callback(self._ended)
+            self._begin(self._take())
+
+    def _begin(self, some: Sequence[_Waiting[Q, T]]) -> None:
+        call = asyncio.create_task(self._call(some))
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
 
     def _take(self) -> list[_Waiting[Q, T]]:
         some = [self._waiting.popleft()]
@@ -142,28 +191,36 @@ class Together(Generic[Q, T]):
         except Exception as exc:
             log.get().error("a question of many sessions failed", exc_info=exc)
             answers = [exc] * len(some)
+        ahead = await self._look_ahead(some[0], answers[0]) if len(some) == 1 else None
+        self._ahead = ahead  # no longer than the answer is being handed out
         for each, answer in zip(some, answers, strict=True):
-            _tell(each.on_done, answer)
+            each.tell(answer)
+        self._ahead = None
         if isinstance(answers[0], StoreUnavailable):
             self._give_up(answers[0])
+
+    async def _look_ahead(self, only: _Waiting[Q, T], answer: T | Exception) -> _Waiting[Q, T] | None:
+        """Ask what will be asked next; on return that has left for the store."""
+        if only.then is None or self._waiting or isinstance(answer, Exception):
+            return None
+        question = only.then(answer)
+        if question is None:
+            return None
+        ahead: _Waiting[Q, T] = _Waiting(question, None, None)
+        self._begin([ahead])  # in the place of the call that ends with this answer
+        for _ in range(TURNS_TO_LEAVE):
+            await asyncio.sleep(0)
+        return ahead
 
     def _give_up(self, why: StoreUnavailable) -> None:
         latest = asyncio.get_running_loop().time() - GIVEN_UP_AFTER_S
         while self._waiting and self._waiting[0].since <= latest:
-            _tell(self._waiting.popleft().on_done, why)
+            self._waiting.popleft().tell(why)
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
             self._start()
-
-
-def _tell(on_done: Callable[[T], None], answer: T) -> None:
-    """One session's failure costs the others nothing."""
-    try:
-        on_done(answer)
-    except Exception as exc:
-        log.get().error("a session could not take an answer", exc_info=exc)
 
 
 class Life:

@@ -52,7 +52,7 @@ from hub.wire import messages as m
 LOOK_UPS_MAX = 128
 HEADS_MAX = 2_000  # keys; a session has at most 1,000
 STATES_MAX = 512  # collections
-PAGES_MAX = 32  # so that a call's answers are 4 MiB at most
+PAGES_MAX = 32  # so that a call's answers are 4 MiB; where sizes differ much, eight times that while it is made
 PAGE_CALLS_MAX = 3  # a long page holds nobody up who wants a short one
 WITNESSES_MAX = 64  # collections, each with one of every device
 
@@ -127,7 +127,8 @@ class Services:
         if crowd is None:
             return False
         together, question = crowd
-        together.put(question, on_done)
+        goes_on = isinstance(what, ReadPage) and what.goes_on and self._store.reads_apart
+        together.put(question, on_done, _behind(question) if goes_on else None)
         return True
 
     async def answer(self, what: Any, session: Session, visitor: Visitor) -> Any:
@@ -325,6 +326,15 @@ class Services:
             notice = Witnessed(message.space_id, message.collection_id, caller.device_id, message.witness)
             self._bus.publish(caller.account_id, notice)
         return kept
+
+
+def _behind(question: PageOf) -> Callable[[Page], PageOf | None]:
+    """What a session asks for when it has this page, unless that reaches the head."""
+
+    def behind(page: Page) -> PageOf | None:
+        return PageOf(question.key, page.upto, question.live_only) if page.upto < page.head else None
+
+    return behind
 
 
 def _within(changes: Sequence[Change], bytes_max: int, more: bool) -> tuple[Sequence[Change], bool]:

@@ -875,6 +875,30 @@ class StoreExam:
         page = await writer.read(bytes_max=1)
         assert (len(page.changes), page.upto, page.head) == (1, 1, 2)
 
+    async def test_a_page_ends_where_it_must_whatever_the_sizes_of_its_changes(self, writer: Writer) -> None:
+        chance = random.Random(7)
+        sizes = [
+            *(chance.choice((160, 170, 400, 5_000)) for _ in range(60)),  # as they come
+            *[160] * 20, 60_000, *[160] * 3, *[9_000] * 9,  # small ones say nothing of what follows
+            *[9_000] * 3, *[160] * 40, 30_000, 160,  # nor do large ones
+        ]  # fmt: skip
+        for start in range(0, len(sizes), 40):
+            await writer.append(*(writer.draft(1 + start + n, size=size) for n, size in enumerate(sizes[start:][:40])))
+        for changes_max in (7, 500):
+            for bytes_max in (1, 160, 1_000, 20_000, 70_000, NO_BOUND):
+                after, bounds = 0, {"changes_max": changes_max, "bytes_max": bytes_max}
+                while after < len(sizes):
+                    most = sizes[after : after + changes_max]
+                    while len(most) > 1 and sum(most) > bytes_max:
+                        most.pop()
+                    for live_only in (False, True):
+                        page = await writer.read(after, live_only=live_only, **bounds)
+                        assert [len(change.sealed) for change in page.changes] == most, (after, bounds)
+                        assert (page.upto, page.head) == (after + len(most), len(sizes))
+                    asked = [PageOf(writer.key(), after, False), PageOf(writer.key(), len(sizes) - 1, True)] * 2
+                    assert (await writer.store.read_each(asked, **bounds))[2].changes == page.changes
+                    after += len(most)
+
     async def test_a_page_that_was_not_cut_reaches_the_head(self, writer: Writer) -> None:
         """Also when its last changes are left out, and when nothing is left of it at all."""
         await writer.put(1)

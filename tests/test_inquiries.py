@@ -207,6 +207,146 @@ async def test_who_waited_long_when_the_store_fails_waits_for_no_other_call(monk
         assert len(calls) == (1 if told == 3 else 3)
 
 
+class Reading:
+    """Asks for 1, then for what follows the answer, as long as ``goes_on`` lets it; and knows the order of things."""
+
+    def __init__(self, together: Together[int, int], last: int, *, goes_on: Callable[[int], bool] = bool) -> None:
+        self._together = together
+        self._last = last
+        self._goes_on = goes_on
+        self.heard: list[object] = []
+        self.ended = asyncio.Event()
+
+    def ask(self, number: int) -> None:
+        self._together.put(number, self._hear, lambda answer: answer // 2 + 1 if answer // 2 < self._last else None)
+
+    def _hear(self, answer: object) -> None:
+        self.heard.append(answer)
+        number = answer // 2 if isinstance(answer, int) else self._last
+        if number < self._last and self._goes_on(number):
+            self.ask(number + 1)
+        else:
+            self.ended.set()
+
+
+async def test_what_is_asked_next_has_left_before_the_answer_is_handed_out() -> None:
+    doubler = Doubler()
+    left: list[int] = []
+
+    def goes_on(number: int) -> bool:
+        left.append(len(doubler.calls))
+        return True
+
+    reading = Reading(Together(doubler.ask, at_once_max=10), 5, goes_on=goes_on)
+    reading.ask(1)
+    await asyncio.wait_for(reading.ended.wait(), 1)
+    assert reading.heard == [2, 4, 6, 8, 10] and doubler.calls == [[1], [2], [3], [4], [5]]
+    # An answer that was there before it was asked for is not looked beyond; with a store that takes time none is.
+    assert left[0] == 2
+
+
+async def test_a_store_that_takes_its_time_is_always_one_question_ahead() -> None:
+    under_way, most, told = 0, 0, list[int]()
+
+    async def ask(numbers: Sequence[int]) -> list[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.002)
+        under_way -= 1
+        return [2 * number for number in numbers]
+
+    def goes_on(number: int) -> bool:
+        told.append(under_way)
+        return True
+
+    reading = Reading(Together(ask, at_once_max=10), 6, goes_on=goes_on)
+    reading.ask(1)
+    await asyncio.wait_for(reading.ended.wait(), 1)
+    assert reading.heard == [2, 4, 6, 8, 10, 12]
+    assert told == [1] * 5 and most == 1
+
+
+async def test_who_does_not_ask_on_is_sent_nothing_more_and_what_was_read_ahead_is_forgotten() -> None:
+    doubler = Doubler()
+    together = Together(doubler.ask, at_once_max=10)
+    reading = Reading(together, 9, goes_on=lambda number: number != 1)
+    reading.ask(1)
+    await asyncio.wait_for(reading.ended.wait(), 1)
+    await turns(10)
+    assert reading.heard == [2] and doubler.calls == [[1], [2]]
+    reading.ask(2)  # later: the answer is a new one
+    while len(reading.heard) < 9:
+        await asyncio.sleep(0)
+    assert reading.heard == list(range(2, 20, 2)) and doubler.calls[:3] == [[1], [2], [2]]
+    assert not together._calls and together._ahead is None
+
+
+async def test_who_asks_something_else_than_it_said_gets_the_answer_to_that() -> None:
+    doubler = Doubler()
+    together = Together(doubler.ask, at_once_max=10)
+    heard: list[object] = []
+
+    def on_done(answer: object) -> None:
+        heard.append(answer)
+        if len(heard) == 1:
+            together.put(7, on_done)
+
+    together.put(1, on_done, lambda answer: 2)
+    await turns(20)
+    assert heard == [2, 14] and doubler.calls == [[1], [2], [7]]
+
+
+async def test_nobody_is_read_ahead_for_while_others_wait() -> None:
+    doubler = Doubler()
+    doubler.may_answer.clear()
+    together = Together(doubler.ask, at_once_max=10)
+    readings = [Reading(together, 4) for _ in range(3)]
+    for reading in readings:
+        reading.ask(1)
+        await turns()
+    doubler.may_answer.set()
+    await asyncio.gather(*(asyncio.wait_for(reading.ended.wait(), 1) for reading in readings))
+    assert [reading.heard for reading in readings] == [[2, 4, 6, 8]] * 3
+    # The first was alone, but others had come meanwhile: what it asks next goes with theirs.
+    assert doubler.calls == [[1], [1, 1, 2], [2, 2, 3], [3, 3, 4], [4, 4]]
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.002])
+async def test_a_question_asked_ahead_that_fails_is_told_to_who_asks_it(takes_s: float) -> None:
+    async def ask(numbers: Sequence[int]) -> list[int]:
+        if takes_s:
+            await asyncio.sleep(takes_s)
+        if numbers != [1]:
+            raise StoreUnavailable("away")
+        return [2]
+
+    reading = Reading(Together(ask, at_once_max=10), 3)
+    reading.ask(1)
+    await asyncio.wait_for(reading.ended.wait(), 1)
+    assert [type(each) for each in reading.heard] == [int, StoreUnavailable]
+
+
+async def test_no_more_calls_are_under_way_than_may_be_when_some_are_ahead() -> None:
+    under_way, most = 0, 0
+
+    async def ask(numbers: Sequence[int]) -> list[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.0005)
+        under_way -= 1
+        return [2 * number for number in numbers]
+
+    together = Together(ask, at_once_max=2, calls_max=3)
+    readings = [Reading(together, 10) for _ in range(5)]
+    for reading in readings:
+        reading.ask(1)
+    await asyncio.gather(*(asyncio.wait_for(reading.ended.wait(), 2) for reading in readings))
+    assert [reading.heard for reading in readings] == [list(range(2, 22, 2))] * 5
+    assert most <= 3
+
+
 async def test_more_questions_than_may_wait_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "WAITING_MAX", 3)
     doubler = Doubler()

@@ -317,6 +317,9 @@ class Charge(NamedTuple):
 class Store(Protocol):
     """Keeps the log and the accounts.  Safe to call from many tasks at once."""
 
+    # Whether it reads while this process does something else: then it pays to ask for a page before it is wanted.
+    reads_apart: bool
+
     # --- life ---
 
     async def open(self) -> None:

@@ -138,6 +138,8 @@ class _Space:
 class MemoryStore:
     """Keeps everything in this process."""
 
+    reads_apart = True  # as the keeper that it stands for in tests
+
     def __init__(self, *, limits: Limits | None = None, quota_bytes: int | None = None) -> None:
         self._limits = limits or Limits()
         self._quota_bytes = Policy().quota_bytes if quota_bytes is None else quota_bytes

@@ -8,18 +8,19 @@ index however many are asked for and whatever the planner makes of their number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hub.store import Account, Arrival, CollectionState, Device, MovedDevice, Page, PageOf, Space, StatesOf
 from hub.store.postgres.batch import COUNTER_MAX
 from hub.store.postgres.calls import ACCOUNT_COLUMNS, Calls, columns
-from hub.store.postgres.log import LIVE, PAGE, page_of
+from hub.store.postgres.pages import READ_EACH, READ_EACH_LIVE, Filling
 from hub.store.postgres.pool import Connection
 from hub.terms import AccountId, CollectionKey, DeviceId, Seq
 
 
 class Crowd(Calls):
     """The part of the promise that answers many at once."""
+
+    reads_apart = True
 
     async def session_orders(self, count: int) -> list[int]:
         """As promised; not without gaps."""
@@ -53,22 +54,21 @@ class Crowd(Calls):
         return answers
 
     async def read_each(self, asked: Sequence[PageOf], *, changes_max: int, bytes_max: int) -> list[Page]:
-        """As promised; one statement for each kind of page, so each page is of one snapshot."""
-        pages = [Page([], 0, 0)] * len(asked)
+        """As promised; mostly one statement for each kind of page."""
+        fillings = [Filling(min(each.after, COUNTER_MAX), changes_max, bytes_max) for each in asked]
         for live_only in (False, True):
             places = [place for place, each in enumerate(asked) if each.live_only is live_only]
-            if places:
-                some = [asked[place] for place in places]
+            while places:
                 rows = await self._rows(
                     READ_EACH_LIVE if live_only else READ_EACH,
-                    *map(list, zip(*(each.key for each in some), strict=True)),
-                    [min(each.after, COUNTER_MAX) for each in some],
-                    changes_max,
-                    bytes_max,
+                    *map(list, zip(*(asked[place].key for place in places), strict=True)),
+                    [fillings[place].after for place in places],
+                    [fillings[place].changes_left for place in places],
+                    [fillings[place].bytes_left for place in places],
                 )
-                for place, page in _pages(rows, changes_max).items():
-                    pages[places[place - 1]] = page
-        return pages
+                told = {number: stretch for number, *stretch in rows}
+                places = [place for number, place in enumerate(places, 1) if not fillings[place].add(told.get(number))]
+        return [filling.page() for filling in fillings]
 
     async def witnesses_of(self, keys: Sequence[CollectionKey]) -> list[list[tuple[DeviceId, bytes]]]:
         """As promised, each by device id; one statement."""
@@ -94,14 +94,6 @@ async def _arrivals(db: Connection, device_ids: Sequence[DeviceId]) -> list[Arri
     if missing := [device_id for device_id in device_ids if device_id not in found]:
         found |= {row[0]: MovedDevice(*row) for row in await db.fetch(MOVED, missing)}
     return [found.get(device_id) for device_id in device_ids]
-
-
-def _pages(rows: Sequence[Any], changes_max: int) -> dict[int, Page]:
-    """The pages by their places; of what does not exist there is no row."""
-    parts: dict[int, list[Any]] = {}
-    for place, *row in rows:
-        parts.setdefault(place, []).append(row)
-    return {place: page_of(part, changes_max) for place, part in parts.items()}
 
 
 # --- statements ---------------------------------------------------------------------------------
@@ -134,19 +126,6 @@ left join lateral (
     where collection.account_id = asked.account and space_id = asked.space and collection_id = asked.id limit 1
 ) as log on true
 """
-
-# As ``READ``, for many collections at once.
-_READ_EACH = f"""
-select asked.n, log.head, page.seq, page.appended_at_ms, page.sealed
-from unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[]) with ordinality as asked(account, space, id, after, n)
-cross join lateral (
-    select number, head from collection
-    where account_id = asked.account and space_id = asked.space and collection_id = asked.id limit 1
-) as log
-left join lateral ({PAGE}) as page on page.told
-"""
-READ_EACH = _READ_EACH.format(account="asked.account", after="asked.after", live="")
-READ_EACH_LIVE = _READ_EACH.format(account="asked.account", after="asked.after", live=LIVE)
 
 WITNESSES_OF = """
 select asked.n, kept.device_id, kept.sealed

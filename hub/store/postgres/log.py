@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import asyncpg
 
 from hub.errors import Refusal
 from hub.store import Append, Appended, CollectionState, Page, Space, SpaceFacts
-from hub.store.postgres.batch import APPEND, COUNTER_MAX, Batch
+from hub.store.postgres.batch import COUNTER_MAX, batch_of
 from hub.store.postgres.calls import Calls, changed, columns, insert, lock_account, lock_log
+from hub.store.postgres.pages import READ, READ_LIVE, Filling
 from hub.store.postgres.pool import Connection
 from hub.terms import AccountId, Change, CollectionId, CollectionKey, DeviceId, RecordId, Seq, SpaceId
 
@@ -26,15 +27,19 @@ class Log(Calls):
 
     async def append(self, appends: Sequence[Append], now: float) -> list[Appended]:
         """As promised; one round trip."""
-        batch = Batch(appends)
+        batch = batch_of(appends)
         arguments = batch.arguments(now, self._limits.collections_per_space_max, self._quota_bytes)
-        row = await self._appends.run(lambda db: db.fetchrow(APPEND, *arguments))
+        row = await self._appends.run(lambda db: db.fetchrow(batch.query, *arguments))
         return batch.appended(row, now)
 
     async def read(self, key: CollectionKey, after: Seq, *, live_only: bool, changes_max: int, bytes_max: int) -> Page:
-        """As promised; one statement, so one snapshot."""
-        rows = await self._rows(READ_LIVE if live_only else READ, *key, min(after, COUNTER_MAX), changes_max, bytes_max)
-        return page_of(rows, changes_max) if rows else Page([], 0, 0)
+        """As promised; mostly one statement."""
+        filling = Filling(min(after, COUNTER_MAX), changes_max, bytes_max)
+        query = READ_LIVE if live_only else READ
+        while True:
+            rows = await self._rows(query, *key, filling.after, filling.changes_left, filling.bytes_left)
+            if filling.add(rows[0] if rows else None):
+                return filling.page()
 
     async def states(
         self,
@@ -136,34 +141,6 @@ class Log(Calls):
 
 # --- statements ---------------------------------------------------------------------------------
 
-# The changes of a page and the one that was too much for it, in their order: the last row has no body when that
-# was for its bytes.  When there are no changes there is one row with nulls.  A running sum needs one look at each
-# change; counting them all, or numbering them, took half as much time again.
-# length() of a body that lies outside the row does not read it, so only the page's own bodies are.  Nothing sorts
-# the rows: a lateral join walks down them in their order for each row before it, there is no other way to do one.
-PAGE = """
-select seq, appended_at_ms, bytes - length(sealed) <= greatest($6::bigint, first) as told,
-       case when bytes <= $6::bigint or bytes = length(sealed) then sealed end as sealed
-from (
-    select seq, appended_at_ms, sealed, sum(length(sealed)) over page as bytes,
-           first_value(length(sealed)) over page as first
-    from (
-        select seq, appended_at_ms, sealed from change
-        where account_id = {account} and collection = log.number and seq > {after}{live}
-        order by seq limit $5::bigint + 1
-    ) as stretch
-    window page as (order by seq rows unbounded preceding)
-) as summed
-"""
-LIVE = " and replaced_at is null"
-_READ = f"""
-with log as (select number, head from collection where account_id = $1 and space_id = $2 and collection_id = $3)
-select log.head, page.seq, page.appended_at_ms, page.sealed
-from log left join lateral ({PAGE}) as page on page.told
-"""
-READ = _READ.format(account="$1", after="$4", live="")
-READ_LIVE = _READ.format(account="$1", after="$4", live=LIVE)
-
 _STATE = """
 left join counter on counter.account_id = collection.account_id and counter.collection = collection.number
     and counter.device_id = $3
@@ -226,16 +203,6 @@ GROWTH_TRIES = 3
 
 
 # --- parts of several calls ---------------------------------------------------------------------
-
-
-def page_of(rows: Sequence[Any], changes_max: int) -> Page:
-    """The page from the rows of ``PAGE``, each behind the collection's head."""
-    head, last_seq, _, last_sealed = rows[-1]
-    if last_seq is None:
-        return Page([], head, head)
-    cut = last_sealed is None or len(rows) > changes_max
-    changes = [Change(row[1], row[2], row[3]) for row in (rows[:-1] if cut else rows)]
-    return Page(changes, changes[-1].seq if cut else head, head)
 
 
 async def _create_space(db: Connection, space: Space, spaces_max: int, now: float) -> Space:

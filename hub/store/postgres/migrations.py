@@ -276,6 +276,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             ),
         ),
     ),
+    # To 4: the tables stay in the partitions they were made with; new databases have none.
+    Migration(pre=(_function("append_one"),)),
 )
 
 
