@@ -14,13 +14,14 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hub import log
 from hub.errors import REFUSALS, Refusal, StoreUnavailable
+from hub.files import reachable
 
 SOCKET = "hub.sock"
 QUESTION_BYTES_MAX = 65_536
@@ -50,7 +51,7 @@ async def listening(data_dir: Path, carry_out: CarryOut) -> AsyncIterator[None]:
         under_way.add(task)
         task.add_done_callback(under_way.discard)
 
-    with _reachable(data_dir) as path:
+    with reachable(data_dir, SOCKET) as path:
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(begin, sock=_bound(path), limit=QUESTION_BYTES_MAX)
     try:
@@ -71,7 +72,7 @@ async def ask(data_dir: Path, verb: str, arguments: Mapping[str, Any]) -> dict[s
     away before it answered: what was asked for may have been done or not.
     """
     try:
-        with _reachable(data_dir) as path:
+        with reachable(data_dir, SOCKET) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=ANSWER_BYTES_MAX)
     except OSError:
         raise NobodyThere(f"no hub is running on {data_dir}") from None
@@ -94,7 +95,7 @@ async def ask(data_dir: Path, verb: str, arguments: Mapping[str, Any]) -> dict[s
 async def somebody_listens(data_dir: Path) -> bool:
     """Whether a hub that runs on ``data_dir`` can be asked."""
     try:
-        with _reachable(data_dir) as path:
+        with reachable(data_dir, SOCKET) as path:
             _, writer = await asyncio.open_unix_connection(path)
     except OSError:
         return False
@@ -155,14 +156,3 @@ def _bound(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     return made
-
-
-@contextmanager
-def _reachable(folder: Path) -> Iterator[Path]:
-    """A short name for the socket: its path may have 107 bytes and no more.  Raises ``OSError``."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        short = Path(f"/proc/self/fd/{fd}")
-        yield (short if short.exists() else folder) / SOCKET
-    finally:
-        os.close(fd)

@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub.files import sync_folder
+
 SALT_BYTES = 16
 KEY_BYTES = 32
 # Where Docker, Podman and Compose put what a container is given as a secret.
@@ -98,7 +100,7 @@ def make(path: Path, random: Random) -> Secrets:
         raise BadSecrets(f"There is a secrets file {path} already.") from None
     finally:
         partial.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return secrets
 
 
@@ -130,7 +132,7 @@ def add_pepper(path: Path, random: Random) -> Secrets:
     secrets = load(path)
     secrets = replace(secrets, peppers=(*secrets.peppers, random(KEY_BYTES)))
     _write_beside(path, secrets, random).replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return secrets
 
 
@@ -200,13 +202,3 @@ def _write_beside(path: Path, secrets: Secrets, random: Random) -> Path:
         partial.unlink()
         raise
     return partial
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

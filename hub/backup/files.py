@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from hub import __version__
 from hub.bundle import End, Head, Part, Reader, Writer
+from hub.files import sync_folder
 from hub.secrets import Secrets, fingerprint
 from hub.store import Row, Store
 
@@ -63,7 +64,7 @@ async def write(store: Store, head: Head, path: Path, tell: Tell) -> End:
         os.fsync(file.fileno())
         end = check(beside)
         beside.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return end
 
 
@@ -107,13 +108,3 @@ def _beside(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
             yield file, beside
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from hub.files import reachable
 from hub.folder.home import InUse
 
 SOCKET = "control"
@@ -32,7 +32,7 @@ async def listening(home: Path, carry_out: CarryOut) -> AsyncIterator[None]:
             await writer.drain()
         writer.close()
 
-    with _reachable(home) as path:
+    with reachable(home, SOCKET) as path:
         # A socket left behind by a process that was killed is replaced; we hold the home's lock.
         server = await asyncio.start_unix_server(answer, path, limit=LINE_BYTES_MAX)
     try:
@@ -45,7 +45,7 @@ async def listening(home: Path, carry_out: CarryOut) -> AsyncIterator[None]:
 async def ask(home: Path, words: list[str]) -> tuple[int, str]:
     """Have the running process carry out a command.  Raises ``InUse`` when it does not listen."""
     try:
-        with _reachable(home) as path:
+        with reachable(home, SOCKET) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
         try:
             writer.write(json.dumps({"words": words, "cwd": str(Path.cwd())}).encode() + b"\n")
@@ -55,14 +55,3 @@ async def ask(home: Path, words: list[str]) -> tuple[int, str]:
         return answer["status"], answer["said"]
     except (OSError, ValueError):
         raise InUse(f"another hub folder is running with {home}, and does not answer") from None
-
-
-@contextmanager
-def _reachable(home: Path) -> Iterator[Path]:
-    """A short name for the socket: its path may have 107 bytes and no more."""
-    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        short = Path(f"/proc/self/fd/{fd}")
-        yield (short if short.exists() else home) / SOCKET
-    finally:
-        os.close(fd)

@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hub.errors import StoreUnavailable
+from hub.files import sync_folder
 from hub.store import SchemaTooNew, SchemaTooOld
 from hub.store.sqlite import queries
 from hub.terms import ID_BYTES
@@ -241,9 +241,4 @@ def _statements(script: str) -> Iterable[str]:
 def _rename(path: Path, to: Path) -> None:
     """Durably give a whole file its name."""
     path.replace(to)
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
-        folder = os.open(to.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(to.parent)
